@@ -1,0 +1,1 @@
+"""Prefect flows and the `jacobian` command: thin, passing ids, paths and counts, never arrays."""

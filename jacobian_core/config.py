@@ -1,0 +1,151 @@
+"""What a run is asked to do: frozen groups of settings, each field with its unit and meaning.
+
+A profile (TOML) and `--set group.key=value` fill these models (`profiles.py`); Prefect shows them as the flow's typed
+parameters. What determines the data goes into the run's identity (`identity.py`); `compute` and `lake` do not.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+
+class Group(BaseModel):
+    """A frozen group of settings that refuses unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class SaeConfig(Group):
+    """Which SAE pair, and where it comes from."""
+
+    source: Literal["wandb", "folder", "huggingface"] = Field(description="where the artifact is kept")
+    location: str = Field(
+        min_length=1,
+        description="wandb: entity/project/name:version; folder: a path; huggingface: owner/repository",
+    )
+    revision: str | None = Field(default=None, description="huggingface: branch, tag or commit")
+    subfolder: str | None = Field(default=None, description="huggingface or folder: the pair's folder inside it")
+
+
+class ModelConfig(Group):
+    """Which language model, and which reading of its MLP's input."""
+
+    name: str = Field(min_length=1, description="an official model name, or a local Hugging Face folder")
+    revision: str | None = Field(default=None, description="branch, tag or commit of an official model")
+    layer: int | None = Field(default=None, ge=0, description="block whose MLP is analysed; null: as the artifact says")
+    mlp_input: Literal["hook_in", "normalized"] = Field(
+        default="hook_in",
+        description="what the input SAE reads: 'hook_in', the true MLP input of the raw weights (after LayerNorm's "
+        "gain and bias), or 'normalized', the pre-affine input of weights with LayerNorm folded in",
+    )
+    weights: Literal["model", "artifact", "randomised"] = Field(
+        default="model",
+        description="'model': the model's own; 'artifact': the language model's weights stored beside the SAE pair; "
+        "'randomised': every tensor resampled from a normal with its own mean and standard deviation",
+    )
+    randomise_seed: int = Field(default=0, ge=0, description="seed of weights = 'randomised'")
+    dtype: Literal["float32", "float64", "bfloat16"] = Field(default="float32", description="precision of the model")
+
+
+class CorpusConfig(Group):
+    """Which text, and how it becomes rows of tokens."""
+
+    source: Literal["folder", "hub"] = Field(description="a local folder of shards, or a dataset on the Hugging Face hub")
+    location: str = Field(min_length=1, description="folder: a path; hub: owner/dataset")
+    revision: str | None = Field(default=None, description="hub: branch, tag or commit")
+    shards: tuple[str, ...] = Field(
+        default=("*.jsonl.zst", "*.jsonl", "*.parquet"),
+        min_length=1,
+        description="glob patterns of shard names, relative to the location",
+    )
+    text_field: str = Field(default="text", description="field that holds a document's text")
+    source_field: str = Field(default="meta.pile_set_name", description="dotted field that names a document's source")
+    packing: Literal["document", "concatenated"] = Field(
+        default="document",
+        description="'document': one document a row, truncated to the context; 'concatenated': documents joined by BOS "
+        "and cut into full rows, as SAEs are trained",
+    )
+    context_tokens: int = Field(default=1024, ge=2, le=1 << 20, description="positions in a row, BOS included")
+    max_tokens: int | None = Field(default=None, ge=1, description="analysed tokens of the run; null: all of the shards")
+    block_tokens: int = Field(
+        default=4096, ge=1, description="a block closes with the document that brings it to this many analysed tokens"
+    )
+    max_document_bytes: int = Field(
+        default=16 << 20, ge=1, description="UTF-8 bytes; a longer document or line is skipped and counted"
+    )
+
+
+class JacobianConfig(Group):
+    """Which Jacobian elements are computed and stored."""
+
+    scope: Literal["active", "all_inputs"] = Field(
+        default="active",
+        description="'active': entries where both latents are active; 'all_inputs': also, for active outputs, exact "
+        "aggregates over every input latent",
+    )
+    evaluate_at: Literal["reconstruction", "activation"] = Field(
+        default="reconstruction",
+        description="MLP input at which derivatives are taken: the input SAE's reconstruction (the notebook) or the "
+        "true activation (the paper)",
+    )
+    derivatives: Literal["first", "second"] = Field(
+        default="first", description="'second' also stores d2 t_out / d s_in^2 with each entry"
+    )
+    min_abs: float = Field(default=0.0, ge=0, allow_inf_nan=False, description="entries with |J| below this are dropped")
+    top_entries_per_token: int | None = Field(
+        default=None, ge=1, description="keep this many largest |J| of a token; null: all"
+    )
+
+
+class QualityConfig(Group):
+    """When a pair is refused because it does not explain the activations."""
+
+    fvu_tokens: int = Field(default=2048, ge=2, description="analysed tokens on which FVU is measured before a run")
+    max_fvu_in: float = Field(
+        default=0.7, gt=0, description="refuse a pair whose input SAE leaves more variance unexplained than this"
+    )
+    max_fvu_out: float = Field(
+        default=0.7, gt=0, description="refuse a pair whose output SAE leaves more variance unexplained than this"
+    )
+
+
+class ComputeConfig(Group):
+    """How the work is done; changes speed, not which data is asked for."""
+
+    device: str = Field(default="auto", description="'auto', 'cpu', 'cuda' or 'cuda:N'")
+    threads: int | None = Field(default=None, ge=1, description="CPU threads of torch; null: all cores")
+    forward_batch_tokens: int = Field(
+        default=4096, ge=1, description="padded positions of one forward pass through the language model"
+    )
+    chunk_tokens: int = Field(default=512, ge=1, description="tokens encoded at once; their codes are dense meanwhile")
+
+    @field_validator("device")
+    @classmethod
+    def _known_device(cls, value: str) -> str:
+        if value in ("auto", "cpu", "cuda") or value.removeprefix("cuda:").isdigit():
+            return value
+        raise ValueError("must be 'auto', 'cpu', 'cuda' or 'cuda:N'")
+
+
+class LakeConfig(Group):
+    """How the lake's files are written."""
+
+    root: str = Field(default="lake", min_length=1, description="the lake's root folder")
+    row_group_rows: int = Field(default=1_000_000, ge=1_000, description="rows of a Parquet row group")
+    compression_level: int = Field(default=3, ge=1, le=22, description="zstd level")
+    duckdb_memory: str = Field(default="4GB", description="memory limit of DuckDB, in its own notation")
+
+
+class RunConfig(Group):
+    """One run: everything that `jacobian run`, a profile or a deployment can set."""
+
+    name: str = Field(default="run", pattern=r"^[a-z0-9][a-z0-9-]{0,39}$", description="first part of the run id")
+    sae: SaeConfig = Field(description="the SAE pair")
+    model: ModelConfig = Field(description="the language model")
+    corpus: CorpusConfig = Field(description="the text")
+    jacobian: JacobianConfig = Field(default_factory=JacobianConfig, description="what is computed and stored")
+    quality: QualityConfig = Field(default_factory=QualityConfig, description="limits that stop a run")
+    compute: ComputeConfig = Field(default_factory=ComputeConfig, description="how the work is done")
+    lake: LakeConfig = Field(default_factory=LakeConfig, description="where and how the data is written")
