@@ -1,0 +1,47 @@
+# make run    the main job on the embedded demo: server, flow, lake, reports
+# make test   the whole test suite          make check  linters and types
+# make bench  quick benchmarks              make clean  remove what was made here
+
+PYTHON  ?= python3
+PROFILE ?= demo
+LAKE    ?= lake
+ARGS    ?=
+BIN     := .venv/bin
+PIP     := $(BIN)/python -m pip --disable-pip-version-check install -q -c constraints.txt
+
+export TOKENIZERS_PARALLELISM = false
+
+.PHONY: run test check bench clean
+
+run: .venv/.runtime
+	$(BIN)/jacobian run --profile $(PROFILE) --lake $(LAKE) $(ARGS)
+
+test: .venv/.dev
+	$(BIN)/python -m pytest $(ARGS)
+
+check: .venv/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/sqlfluff lint -q sql
+
+bench: .venv/.dev
+	$(BIN)/python -m benchmarks
+
+clean:
+	-[ -x $(BIN)/jacobian ] && $(BIN)/jacobian server stop --lake $(LAKE)
+	rm -rf .venv $(LAKE) .cache .pytest_cache .ruff_cache .mypy_cache .hypothesis build dist *.egg-info
+
+.venv/.python:
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv .venv
+	touch $@
+
+.venv/.runtime: .venv/.python pyproject.toml constraints.txt
+	@echo "installing jacobian-flows into .venv (a few minutes the first time)"
+	$(PIP) -e .
+	touch $@
+
+.venv/.dev: .venv/.runtime
+	$(PIP) -e '.[dev]'
+	touch $@
