@@ -52,7 +52,9 @@ class ModelConfig(Group):
 class CorpusConfig(Group):
     """Which text, and how it becomes rows of tokens."""
 
-    source: Literal["folder", "hub"] = Field(description="a local folder of shards, or a dataset on the Hugging Face hub")
+    source: Literal["folder", "hub"] = Field(
+        description="a local folder of shards, or a dataset on the Hugging Face hub"
+    )
     location: str = Field(min_length=1, description="folder: a path; hub: owner/dataset")
     revision: str | None = Field(default=None, description="hub: branch, tag or commit")
     shards: tuple[str, ...] = Field(
@@ -68,7 +70,9 @@ class CorpusConfig(Group):
         "and cut into full rows, as SAEs are trained",
     )
     context_tokens: int = Field(default=1024, ge=2, le=1 << 20, description="positions in a row, BOS included")
-    max_tokens: int | None = Field(default=None, ge=1, description="analysed tokens of the run; null: all of the shards")
+    max_tokens: int | None = Field(
+        default=None, ge=1, description="analysed tokens of the run; null: all of the shards"
+    )
     block_tokens: int = Field(
         default=4096, ge=1, description="a block closes with the document that brings it to this many analysed tokens"
     )
@@ -93,7 +97,9 @@ class JacobianConfig(Group):
     derivatives: Literal["first", "second"] = Field(
         default="first", description="'second' also stores d2 t_out / d s_in^2 with each entry"
     )
-    min_abs: float = Field(default=0.0, ge=0, allow_inf_nan=False, description="entries with |J| below this are dropped")
+    min_abs: float = Field(
+        default=0.0, ge=0, allow_inf_nan=False, description="entries with |J| below this are dropped"
+    )
     top_entries_per_token: int | None = Field(
         default=None, ge=1, description="keep this many largest |J| of a token; null: all"
     )

@@ -64,7 +64,10 @@ class Table:
     def schema(self) -> pa.Schema:
         """The Arrow schema, with the table's name and contract version as its metadata."""
         fields = [pa.field(c.name, _TYPES[c.type], nullable=c.nullable) for c in self.columns]
-        metadata = {"jacobian_flows.table": self.name, "jacobian_flows.version": str(self.version)}
+        metadata: dict[bytes | str, bytes | str] = {
+            "jacobian_flows.table": self.name,
+            "jacobian_flows.version": str(self.version),
+        }
         return pa.schema(fields, metadata=metadata)
 
 
@@ -92,7 +95,7 @@ TOKENS = Table(
         Column("abs_sum_total", "float64", "", "sum of |J| over all entries", minimum=0, encoding=_SPLIT),
         Column("abs_sum_stored", "float64", "", "sum of |J| over the stored entries", minimum=0, encoding=_SPLIT),
         Column("sq_sum_total", "float64", "", "sum of J^2 over all entries", minimum=0, encoding=_SPLIT),
-        Column("abs_max", "float32", "", "largest |J| of all entries, 0 where there are none", minimum=0, encoding=_SPLIT),
+        Column("abs_max", "float32", "", "largest |J| of all entries, 0 if none", minimum=0, encoding=_SPLIT),
     ),
 )  # fmt: skip
 
@@ -103,7 +106,7 @@ DOCUMENTS = Table(
         Column("document_id", "int64", "", "shard index * 2^27 + row", minimum=0, encoding="delta"),
         Column("shard", "string", "", "the shard's name in the corpus"),
         Column("row", "int64", "", "line or row of the document in its shard, from 0", minimum=0, encoding="delta"),
-        Column("source", "string", "", "where the text is from (the Pile's pile_set_name), if the shard says", nullable=True),
+        Column("source", "string", "", "where the text is from (pile_set_name), if known", nullable=True),
         Column("tokens", "int32", "tokens", "tokens of the document, BOS not counted, before truncation", minimum=1),
         Column("truncated", "bool", "", "true if tokens at its end were not analysed"),
     ),
@@ -119,7 +122,7 @@ LATENTS = Table(
         Column("activation", "float32", "", "its activation, > 0", minimum=0, encoding=_SPLIT),
         Column(
             "margin", "float32", "",
-            "how far its pre-activation can fall before it stops being active: to 0, or to the best latent that was not "
+            "how far its pre-activation can fall before it stops being active: to 0, or to the best latent not "
             "selected", minimum=0, encoding=_SPLIT,
         ),
     ),
@@ -149,7 +152,7 @@ PAIR_STATS = Table(
         _OUT,
         _IN,
         Column("n_coactive", "int64", "tokens", "tokens at which both latents were active", minimum=0),
-        Column("n_stored", "int64", "tokens", "tokens that contribute to the sums (scope 'active': stored entries)", minimum=0),
+        Column("n_stored", "int64", "tokens", "tokens in the sums (scope 'active': stored entries)", minimum=0),
         Column("sum", "float64", "", "sum of J over n_stored tokens", encoding=_SPLIT),
         Column("sum_abs", "float64", "", "sum of |J| over n_stored tokens", minimum=0, encoding=_SPLIT),
         Column("sum_sq", "float64", "", "sum of J^2 over n_stored tokens", minimum=0, encoding=_SPLIT),
