@@ -1,0 +1,120 @@
+"""What a run leaves in the Prefect UI: a page in markdown, tables, and a bar that moves while it computes.
+
+These are pictures of the lake for people who watch; nothing reads them back.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+from uuid import UUID
+
+from flows.progress import Figures, clock, short
+
+_UPDATE_SECONDS = 1.0  # an update costs the server 13 ms, and blocks can be quicker than that
+_TABLE_ROWS = 50
+
+
+class ProgressArtifact:
+    """The run's progress bar in the UI, updated at most once a second."""
+
+    def __init__(self) -> None:
+        self._id: UUID | None = None
+        self._last = float("-inf")
+
+    def note(self, text: str) -> None:
+        """Stages are in the run's log and graph already."""
+
+    def update(self, figures: Figures) -> None:
+        """Move the bar, unless it moved within the last second."""
+        if time.monotonic() - self._last >= _UPDATE_SECONDS:
+            self._write(figures)
+
+    def close(self, figures: Figures) -> None:
+        """Set the bar to where the run ended."""
+        if self._id is not None:
+            self._write(figures)
+
+    def _write(self, figures: Figures) -> None:
+        from prefect.artifacts import create_progress_artifact, update_progress_artifact
+
+        percent = 100 * (figures.fraction or 0.0)
+        if self._id is None:
+            created = create_progress_artifact(percent, key="tokens", description=figures.line())
+            self._id = created if isinstance(created, UUID) else None
+        else:
+            update_progress_artifact(self._id, progress=percent, description=figures.line())
+        self._last = time.monotonic()
+
+
+def leave_page(run_id: str, page: str) -> None:
+    """Leave the run's page in the UI, under a key of its own so that a repeated run gets a history."""
+    from prefect.artifacts import create_markdown_artifact
+
+    create_markdown_artifact(page, key=artifact_key(run_id), description=f"Run {run_id}")
+
+
+def leave_table(run_id: str, report: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Leave a report's first rows in the UI as a table."""
+    from prefect.artifacts import create_table_artifact
+
+    shown = [{name: _cell(value) for name, value in row.items()} for row in rows[:_TABLE_ROWS]]
+    left = f", first {_TABLE_ROWS} of {len(rows)} rows" if len(rows) > _TABLE_ROWS else ""
+    create_table_artifact(shown, key=artifact_key(report), description=f"{report} of {run_id}{left}")
+
+
+def artifact_key(name: str) -> str:
+    """A name as Prefect wants its keys: lower-case letters, digits and dashes."""
+    return "".join(c if c.isascii() and c.isalnum() else "-" for c in name.lower()).strip("-")
+
+
+def run_page(title: str, facts: Mapping[str, object], reports: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    """The run's page: the answer's tables first, then where everything is from."""
+    parts = [f"# {title}"]
+    for name, rows in reports.items():
+        parts.append(f"## {name}\n\n{markdown_table(rows[:_TABLE_ROWS])}")
+    parts.append("## The run\n\n" + markdown_table([{"what": k, "value": v} for k, v in facts.items()]))
+    return "\n\n".join(parts)
+
+
+def markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows as a markdown table; text of the corpus can't break out of its cell."""
+    if not rows:
+        return "(no rows)"
+    names = list(rows[0])
+    lines = ["| " + " | ".join(names) + " |", "|" + " --- |" * len(names)]
+    lines += ["| " + " | ".join(_markdown_cell(row[name]) for name in names) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def figure(value: object) -> str:
+    """A value for people: integers with separators, floats with four digits."""
+    if isinstance(value, bool) or value is None:
+        return "" if value is None else str(value).lower()
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def summary_line(run_id: str, figures: Figures) -> str:
+    """A run's end in one line."""
+    return (
+        f"{run_id}: {figures.tokens_done:,} tokens, {short(figures.entries)} entries, "
+        f"{short(figures.bytes)}B in {clock(figures.seconds)}"
+    )
+
+
+def _cell(value: object) -> object:
+    return value if isinstance(value, (int, float, bool)) or value is None else _printable(str(value))
+
+
+def _markdown_cell(value: object) -> str:
+    text = _printable(figure(value))
+    for char, safe in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("|", "&#124;"), ("`", "&#96;"), ("[", "&#91;")):
+        text = text.replace(char, safe)
+    return text
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else "␤" if c == "\n" else "�" for c in text)
