@@ -15,6 +15,7 @@ from pathlib import Path
 from jacobian_core import files
 from jacobian_core.errors import LakeError
 from jacobian_core.manifest import (
+    NAME_PATTERN,
     SCHEMA_VERSION,
     BlockMarker,
     PartInfo,
@@ -26,7 +27,7 @@ from jacobian_core.manifest import (
 )
 
 LAKE_FORMAT = "jacobian-flows lake"
-_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,79}")
+_NAME = re.compile(NAME_PATTERN)
 
 
 @dataclass(frozen=True)

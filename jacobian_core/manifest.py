@@ -17,8 +17,11 @@ from jacobian_core.errors import LakeError
 SCHEMA_VERSION = 1
 """Version of the lake's layout and records; tables have their own versions in `contracts.py`."""
 
-RunId = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,79}$")]
-BlockId = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,79}$")]
+NAME_PATTERN = r"[a-z0-9][a-z0-9_-]{0,79}"
+"""What ids and table names are made of, so that none can leave its folder or end a quoted string."""
+
+RunId = Annotated[str, Field(pattern=f"^{NAME_PATTERN}$")]
+BlockId = Annotated[str, Field(pattern=f"^{NAME_PATTERN}$")]
 Totals = dict[str, int | float]
 
 

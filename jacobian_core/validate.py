@@ -111,7 +111,7 @@ def _ascending(columns: list[Values]) -> Bool[np.ndarray, " rows_less_1"]:
 
 
 def _comparable(column: Values) -> Any:
-    """A numpy array that sorts like the column: numbers as they are, strings as their ranks in code-point order, which is also Parquet's and DuckDB's."""
+    """A numpy array that sorts like the column; strings become their ranks in code-point order, as in DuckDB."""
     if not pa.types.is_string(column.type):
         return column.to_numpy()
     encoded: Any = pc.dictionary_encode(column).unify_dictionaries().combine_chunks()
