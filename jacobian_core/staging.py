@@ -1,0 +1,128 @@
+"""Tokenised blocks on disk, between the task that cuts them and the task that computes on them.
+
+One Arrow IPC stream of one row, followed by its SHA-256: any Arrow reader opens the file (it stops at the stream's
+end), and ours refuses one that is short or altered. Written beside its place, synced and renamed: a block is there
+whole or not at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import uuid
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from jacobian_core.blocks import TokenBlock
+from jacobian_core.contracts import DOCUMENTS
+from jacobian_core.errors import LakeError
+
+_DIGEST_BYTES = hashlib.sha256().digest_size
+
+
+def _schema() -> pa.Schema:
+    documents: Any = DOCUMENTS.schema()
+    return pa.schema(
+        [
+            pa.field("block_id", pa.string(), nullable=False),
+            pa.field("row_offsets", pa.list_(pa.int64()), nullable=False),
+            pa.field("vocab_ids", pa.list_(pa.int32()), nullable=False),
+            pa.field("token_ids", pa.list_(pa.int64()), nullable=False),
+            pa.field("documents", pa.list_(pa.struct(list(documents))), nullable=False),
+        ],
+        metadata=documents.metadata,
+    )
+
+
+def save_block(block: TokenBlock, path: Path) -> None:
+    """Write a block to `path`, replacing what is there; raises LakeError if it can't be written."""
+    content = _encode(block)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("xb") as file:
+            file.write(content)
+            file.write(hashlib.sha256(content).digest())
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise LakeError(
+            f"block {block.block_id} can't be staged at {path}: {error.strerror}.", "Free space or fix permissions."
+        ) from error
+
+
+def load_block(path: Path) -> TokenBlock:
+    """The block that was saved at `path`; raises LakeError if the file is missing, short, altered or inconsistent."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise LakeError(f"staged block {path} can't be read: {error.strerror}.", "Run again.") from error
+    body, digest = content[:-_DIGEST_BYTES], content[-_DIGEST_BYTES:]
+    if hashlib.sha256(body).digest() != digest:
+        raise LakeError(f"staged block {path} is damaged: its checksum is wrong.", "Delete it and run again.")
+    block = _decode(body, path)
+    problem = _inconsistency(block)
+    if problem:
+        raise LakeError(f"staged block {path} is inconsistent: {problem}.", "Delete it and run again.")
+    return block
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename in a folder last through a power failure."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _encode(block: TokenBlock) -> bytes:
+    schema = _schema()
+    documents = pa.array([block.documents.to_pylist()], schema.field("documents").type)
+    arrays = [
+        pa.array([block.block_id], pa.string()),
+        _one_list(block.row_offsets),
+        _one_list(block.vocab_ids),
+        _one_list(block.token_ids),
+        documents,
+    ]
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
+        writer.write_batch(pa.record_batch(arrays, schema=schema))
+    return bytes(sink.getvalue())
+
+
+def _one_list(values: np.ndarray[Any, Any]) -> Any:
+    """An array as a column with one row."""
+    return pa.ListArray.from_arrays(pa.array([0, len(values)], pa.int32()), pa.array(values))
+
+
+def _decode(body: bytes, path: Path) -> TokenBlock:
+    with pa.ipc.open_stream(body) as reader:
+        if not reader.schema.equals(_schema(), check_metadata=True):
+            raise LakeError(f"staged block {path} was written by another version.", "Delete it and run again.")
+        batch: Any = reader.read_next_batch()
+    block_id, offsets, vocab_ids, token_ids, documents = batch.columns
+    return TokenBlock(
+        block_id[0].as_py(),
+        offsets.values.to_numpy(),
+        vocab_ids.values.to_numpy(),
+        token_ids.values.to_numpy(),
+        pa.Table.from_struct_array(documents.values).cast(DOCUMENTS.schema()),
+    )
+
+
+def _inconsistency(block: TokenBlock) -> str:
+    """What is wrong with a block whose bytes are as written, '' if nothing."""
+    offsets = block.row_offsets
+    if len(block.vocab_ids) != len(block.token_ids):
+        return f"{len(block.vocab_ids)} vocab ids against {len(block.token_ids)} token ids"
+    if len(offsets) == 0 or offsets[0] != 0 or offsets[-1] != len(block.vocab_ids) or (np.diff(offsets) <= 0).any():
+        return "its row offsets do not cover its positions"
+    return ""
