@@ -134,7 +134,7 @@ def check_part(path: Path, table: Table, run_id: str, block_id: str | None, rows
 
     `block_id` None accepts any block. Raises LakeError that names the file.
     """
-    with _open(path) as file:
+    with open_part(path) as file:
         schema, found_rows = file.schema_arrow, file.metadata.num_rows
     check_schema(table, schema, str(path))
     if found_rows != rows:
@@ -147,22 +147,29 @@ def check_part(path: Path, table: Table, run_id: str, block_id: str | None, rows
             raise LakeError(problem, "Another version or another run wrote it: " + _DAMAGED)
 
 
-def check_part_rows(path: Path, table: Table) -> None:
-    """Read a whole part, one row group at a time, and check its rows against the contract; LakeError if they fail."""
-    after: Key | None = None
-    with _open(path) as file, files.lake_errors(path, "read the file"):
+def check_part_rows(path: Path, table: Table) -> tuple[Key, Key] | None:
+    """Read a whole part, one row group at a time, and check its rows against the contract.
+
+    Returns its first and last key (None: no rows). Raises LakeError where it can't be read or breaks the contract.
+    """
+    first: Key | None = None
+    last: Key | None = None
+    with open_part(path) as file, files.lake_errors(path, "read the file"):
         for group in range(file.num_row_groups):
             try:
                 data = file.read_row_group(group)
             except pa.ArrowException as error:
                 raise LakeError(f"{path}: row group {group} can't be read: {error}.", _DAMAGED) from error
-            after = check_rows(table, data, f"{path}, row group {group}", after)
+            last = check_rows(table, data, f"{path}, row group {group}", last)
+            first = first or tuple(data.column(name)[0].as_py() for name in table.key)
+    return None if first is None or last is None else (first, last)
 
 
-_DAMAGED = "Restore the file from a copy, or remove the run's manifest or block marker and run it again."
+_DAMAGED = "Restore the file from a copy, or remove it and start the run again: only its block is computed anew."
 
 
-def _open(path: Path) -> pq.ParquetFile:
+def open_part(path: Path) -> pq.ParquetFile:
+    """Open one Parquet file (a context manager), without taking columns from its path; LakeError if it is none."""
     with files.lake_errors(path, "open the file"):
         try:
             return pq.ParquetFile(path)
