@@ -1,0 +1,74 @@
+-- question: What share of all pairs of latents has a mean or largest |J| above a threshold?
+-- reads: pair_means, jacobian_entries, runs, count_above
+-- parameters:
+--   run_id VARCHAR - the run
+--   scope VARCHAR default active - 'active' or 'all_inputs': which sums to read
+--   thresholds DOUBLE[] default 0,1e-6,1e-5,1e-4,1e-3,1e-2,1e-1,1 - a value counts where it is strictly greater
+-- grain: one threshold
+-- columns:
+--   threshold DOUBLE - |J| strictly greater than this
+--   share_mean_all_tokens DOUBLE - pairs whose mean over all tokens is above, of all n_out x n_in pairs [share]
+--   share_mean_out_active DOUBLE - the same for the mean over tokens where the output latent is active [share]
+--   share_mean_coactive DOUBLE - the same for the mean over tokens where both are active (scope 'active' only) [share]
+--   share_max DOUBLE - the same for the largest |J| [share]
+--   entries_per_token DOUBLE - stored entries of a token above, on average [entries]
+--   share_of_entries DOUBLE - the same, of the entries before any threshold [share]
+--   pairs_mean_all_tokens BIGINT - count behind share_mean_all_tokens [pairs]
+--   pairs_mean_out_active BIGINT - count behind share_mean_out_active [pairs]
+--   pairs_mean_coactive BIGINT - count behind share_mean_coactive [pairs]
+--   pairs_max BIGINT - count behind share_max [pairs]
+--   pairs_total BIGINT - all pairs of latents, n_out x n_in [pairs]
+--   scope VARCHAR - which sums were read
+--   entries_dropped BOOLEAN - true: entries were dropped, so the figures below the storage threshold are lower bounds
+WITH thresholds AS (
+    SELECT unnest(list_sort(list_distinct($thresholds))) AS threshold
+),
+
+pair_bins AS (
+    SELECT
+        histogram(mean_abs_all_tokens, list_sort(list_distinct($thresholds))) AS all_tokens,
+        histogram(mean_abs_out_active, list_sort(list_distinct($thresholds))) AS out_active,
+        histogram(mean_abs_coactive, list_sort(list_distinct($thresholds))) AS coactive,
+        histogram(max_abs::DOUBLE, list_sort(list_distinct($thresholds))) AS largest
+    FROM pair_means
+    WHERE run_id = $run_id AND scope = $scope
+),
+
+entry_bins AS (
+    SELECT histogram(abs("value")::DOUBLE, list_sort(list_distinct($thresholds))) AS entries
+    FROM jacobian_entries
+    WHERE run_id = $run_id
+),
+
+counts AS (
+    SELECT
+        t.threshold,
+        count_above(p.all_tokens, t.threshold) AS pairs_mean_all_tokens,
+        count_above(p.out_active, t.threshold) AS pairs_mean_out_active,
+        CASE $scope WHEN 'active' THEN count_above(p.coactive, t.threshold) END AS pairs_mean_coactive,
+        count_above(p.largest, t.threshold) AS pairs_max,
+        count_above(e.entries, t.threshold) AS entries
+    FROM thresholds AS t
+    CROSS JOIN pair_bins AS p
+    CROSS JOIN entry_bins AS e
+)
+
+SELECT
+    c.threshold,
+    c.pairs_mean_all_tokens / (r.n_out_latents * r.n_in_latents) AS share_mean_all_tokens,
+    c.pairs_mean_out_active / (r.n_out_latents * r.n_in_latents) AS share_mean_out_active,
+    c.pairs_mean_coactive / (r.n_out_latents * r.n_in_latents) AS share_mean_coactive,
+    c.pairs_max / (r.n_out_latents * r.n_in_latents) AS share_max,
+    c.entries / r.tokens AS entries_per_token,
+    c.entries / r.entries_total AS share_of_entries,
+    c.pairs_mean_all_tokens,
+    c.pairs_mean_out_active,
+    c.pairs_mean_coactive,
+    c.pairs_max,
+    r.n_out_latents * r.n_in_latents AS pairs_total,
+    $scope AS scope,
+    r.thresholded AS entries_dropped
+FROM counts AS c
+CROSS JOIN runs AS r
+WHERE r.run_id = $run_id
+ORDER BY c.threshold
