@@ -1,15 +1,16 @@
-"""A run's results for people: the reports as files of the lake, tables of the UI and text for the terminal."""
+"""A run's results for people: reports as files of the lake, as pictures of the UI and as text for the terminal."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows import ui
+from flows.progress import short
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
     from jacobian_core.pipeline import ArtifactRef, QualityReport, RunRef
 
 RUN_REPORTS = ("threshold_fractions", "mean_max_aggregates", "sparsity", "convergence", "data_quality")
@@ -32,22 +33,101 @@ def quality_note(gate: QualityReport) -> str:
     return f"quality: FVU {gate.fvu_in:.3f} in, {gate.fvu_out:.3f} out, on {gate.tokens:,} tokens"
 
 
-def run_reports(lake: str, run_id: str, names: tuple[str, ...] = RUN_REPORTS) -> dict[str, pa.Table]:
-    """The reports of one run, computed from the lake."""
+def choose_run(lake: Path, wanted: str | None) -> str:
+    """The run whose id is, or alone begins with, `wanted`; without it the run that ended last."""
+    from jacobian_core.errors import LakeError
+    from jacobian_core.lake import Lake
+
+    opened = Lake.open(lake)
+    found = opened.runs()
+    if wanted is not None:
+        matching = [r for r in found if r == wanted] or [r for r in found if r.startswith(wanted)]
+        if len(matching) != 1:
+            problem = f"{lake}: {'no run' if not matching else 'more than one run'} begins with '{wanted}'."
+            raise LakeError(problem, f"Runs: {', '.join(matching or found) or 'none'}.")
+        return matching[0]
+    manifests = [manifest for manifest in map(opened.manifest, found) if manifest is not None]
+    if manifests:
+        return max(manifests, key=lambda manifest: manifest.created_utc).run_id
+    if not found:
+        raise LakeError(f"{lake}: no run here yet.", "Start one with `jacobian run`.")
+    return found[-1]
+
+
+def run_reports(
+    lake: Path, run_id: str, names: Sequence[str] = RUN_REPORTS, parameters: Mapping[str, str] | None = None
+) -> dict[str, pa.Table]:
+    """The reports of one run, computed from the lake as it is now."""
     from jacobian_core import reports, warehouse
+    from jacobian_core.lake import Lake
 
-    with warehouse.connect(Path(lake), [run_id]) as connection:
-        return {name: reports.run_report(connection, name, {"run_id": run_id}) for name in names}
+    given = {"run_id": run_id, **(parameters or {})}
+    with warehouse.connect(Lake.open(lake)) as connection:
+        return {name: reports.run_report(connection, name, given) for name in names}
 
 
-def write_run_reports(lake: str, run_id: str, facts: dict[str, object]) -> list[str]:
-    """Write the run's reports (Parquet and CSV) and leave them in the UI; returns the files written."""
+def write_reports(lake: Path, run_id: str, tables: Mapping[str, pa.Table]) -> list[str]:
+    """Write reports as Parquet and CSV; returns the files' paths."""
     from jacobian_core import reports
+    from jacobian_core.lake import Lake
 
+    opened = Lake.open(lake)
+    return [str(path) for name, table in tables.items() for path in reports.write_report(opened, run_id, name, table)]
+
+
+def publish_reports(lake: Path, run_id: str, facts: Mapping[str, object]) -> list[str]:
+    """Write what every run ends with, and leave it in the UI; returns the files written."""
     tables = run_reports(lake, run_id)
-    written = [str(p) for name, table in tables.items() for p in reports.write_report(Path(lake), run_id, name, table)]
+    written = write_reports(lake, run_id, tables)
     rows: dict[str, list[dict[str, Any]]] = {name: table.to_pylist() for name, table in tables.items()}
     for name, found in rows.items():
         ui.leave_table(run_id, name, found)
     ui.leave_page(run_id, ui.run_page(f"Run {run_id}", facts, rows))
     return written
+
+
+def run_facts(lake: Path, run_id: str) -> dict[str, str]:
+    """A finished run's figures and places, for the end of a command's output."""
+    from jacobian_core.lake import Lake
+
+    manifest = Lake.open(lake).manifest(run_id)
+    totals = manifest.totals if manifest is not None else {}
+    stored = sum(part.bytes for parts in manifest.all_parts().values() for part in parts) if manifest else 0
+    return {
+        "run": run_id,
+        "tokens": f"{totals.get('tokens', 0):,}",
+        "stored entries": f"{totals.get('entries_stored', 0):,}",
+        "on disk": f"{short(stored)}B",
+        "lake": str(lake),
+        "reports": str(lake / "reports" / run_id),
+    }
+
+
+def run_query(lake: Path, query: str, run: str | None, parameters: Mapping[str, str]) -> pa.Table:
+    """The rows of an ad-hoc statement (or of the file that holds it) over the lake, reading only."""
+    from jacobian_core import reports, warehouse
+    from jacobian_core.lake import Lake
+
+    chosen = None if run is None else [choose_run(lake, run)]
+    with warehouse.connect(Lake.open(lake), chosen) as connection:
+        return reports.run_sql(connection, query, dict(parameters))
+
+
+def verify_all(lake: Path, run_id: str | None) -> list[dict[str, str]]:
+    """Findings of the files' and of the SQL checks, as rows of severity, run_id, path, what and remedy."""
+    from flows.output import plain
+    from jacobian_core import checks, warehouse
+    from jacobian_core.lake import Lake
+    from jacobian_core.verify import verify_lake
+
+    opened = Lake.open(lake)
+    findings: list[dict[str, str]] = [plain(finding) for finding in verify_lake(opened, run_id)]
+    if any(finding["severity"] == "error" for finding in findings):
+        return findings  # SQL over damaged files would only repeat it less clearly
+    for each in [run_id] if run_id else opened.runs():
+        with warehouse.connect(opened, [each]) as connection:
+            for check in checks.run_checks(connection, each):
+                if not check.passed:
+                    what = f"check {check.name} fails for {check.violations} rows, such as {check.sample}."
+                    findings.append({"severity": "error", "run_id": each, "path": "", "what": what, "remedy": ""})
+    return findings

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prefect import flow, task
@@ -18,7 +19,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows import ui
 from flows.progress import Meter
-from flows.results import quality_note, run_note, write_run_reports
+from flows.results import publish_reports, quality_note, run_note
 from flows.retrying import RETRY_SECONDS, is_transient
 from jacobian_core.config import RunConfig
 
@@ -32,12 +33,12 @@ IN_FLIGHT = 2
 FAILURES = 3
 """Failed blocks after which a run submits no more."""
 
+_RUNNER: Any = ThreadPoolTaskRunner(max_workers=IN_FLIGHT + 1)
 _computing = threading.Lock()  # a block uses every core (or the GPU) by itself
 
 
 def _step(name: str, run_name: str | None = None, **options: Any) -> Callable[[Callable[..., Any]], Any]:
-    tags = {"jacobian", name}
-    return task(name=name, task_run_name=run_name, tags=tags, persist_result=False, cache_policy=NO_CACHE, **options)
+    return task(name=name, task_run_name=run_name, persist_result=False, cache_policy=NO_CACHE, **options)
 
 
 @_step("fetch", retries=len(RETRY_SECONDS), retry_delay_seconds=list(RETRY_SECONDS), retry_condition_fn=is_transient)
@@ -72,7 +73,9 @@ def stage(run: RunRef, shard: Any, cursor: Any, budget: int | None) -> StagedBat
     return pipeline.stage_blocks(run, shard, cursor, budget, BATCH_BLOCKS)
 
 
-@_step("compute", "compute {block_id}")
+@_step(
+    "compute", "compute {block_id}", tags={"compute"}
+)  # a tag costs a request a task: only where a limit may want it
 def compute(run: RunRef, block_id: str) -> BlockResult:
     """One block: activations, codes, Jacobian entries, published parts."""
     from jacobian_core import pipeline
@@ -92,10 +95,10 @@ def publish(run: RunRef, skipped: dict[str, int]) -> RunSummary:
 @_step("report")
 def report(run: RunRef, facts: dict[str, object]) -> list[str]:
     """The reports as files in the lake and as pictures in the UI."""
-    return write_run_reports(run.lake, run.run_id, facts)
+    return publish_reports(Path(run.lake), run.run_id, facts)
 
 
-@flow(name="jacobian-run", task_runner=ThreadPoolTaskRunner(max_workers=IN_FLIGHT + 1), persist_result=False)
+@flow(name="jacobian-run", task_runner=_RUNNER, persist_result=False)
 def jacobian_run(config: RunConfig) -> str:
     """Turn a corpus, a language model and an SAE pair into a run of the lake; returns the run id.
 

@@ -1,0 +1,64 @@
+"""The `jacobian` command. Start-up is quick because every command imports what it needs when it runs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import NoReturn
+
+import typer
+
+from flows import cli_config, cli_data, cli_run, cli_server, cli_train
+from flows.cli_options import DEBUG
+from flows.output import note, write_error_log
+from jacobian_core.errors import JacobianFlowsError
+
+INTERRUPTED = 130
+_BROKEN_PIPE = 141
+
+app = typer.Typer(
+    name="jacobian",
+    help="Sparse Jacobians between SAE latents, from text to a lake of Parquet tables and SQL reports.",
+    epilog="Begin with: jacobian run. Any command takes --debug, which shows tracebacks and all logs.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+for _module in (cli_run, cli_data, cli_server, cli_config, cli_train):
+    _module.register(app)
+
+
+def main() -> NoReturn:
+    """Run the command line; every failure becomes one line on stderr and an exit code."""
+    arguments = [a for a in sys.argv[1:] if a != "--debug"]
+    if len(arguments) < len(sys.argv[1:]):  # wherever it stands: no command has to know of it
+        os.environ[DEBUG] = "1"
+    try:
+        code = app(arguments, standalone_mode=False)
+    except (KeyboardInterrupt, typer.Abort):
+        sys.exit(INTERRUPTED)
+    except JacobianFlowsError as error:
+        _fail(str(error), error.exit_code, error)
+    except typer.TyperException as error:  # a wrong option or argument
+        _fail(error.format_message(), error.exit_code, error)
+    except BrokenPipeError:  # `jacobian sql ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(_BROKEN_PIPE)
+    except Exception as error:
+        log = write_error_log(error)
+        where = f" The traceback is in {log}." if log else " Use --debug to see the traceback."
+        _fail(f"unexpected {type(error).__name__}: {error}.{where}", 1, error)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str, code: int, error: BaseException) -> NoReturn:
+    if os.environ.get(DEBUG):
+        raise error
+    note("error: " + " ".join(message.split()))
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,151 @@
+"""`jacobian report`, `sql`, `verify` and `runs`: what is in a lake. They work while a run goes on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from flows.cli_options import DEFAULT_LAKE, Json, Lake, Run
+from flows.output import say, say_json, say_table
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_NOT_CLEAN = 1
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the application."""
+    for command in (report, sql, verify, runs):
+        app.command()(command)
+
+
+def report(
+    names: Annotated[list[str] | None, typer.Argument(help="Reports; default: those that every run ends with.")] = None,
+    run: Run = None,
+    parameters: Annotated[
+        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A parameter of the reports; repeatable.")
+    ] = None,
+    show_list: Annotated[bool, typer.Option("--list", help="List the reports and their parameters.")] = False,
+    write: Annotated[bool, typer.Option("--write/--no-write", help="Write Parquet and CSV into the lake.")] = True,
+    lake: Lake = DEFAULT_LAKE,
+    json: Json = False,
+) -> None:
+    """Print reports on a run, and write them as files.
+
+    Each becomes a Parquet and a CSV file under <lake>/reports/<run>.
+
+    Example: jacobian report mean_max_aggregates --set top=5
+    """
+    from jacobian_core.reports import render
+
+    from flows.results import RUN_REPORTS, choose_run, run_reports, write_reports
+
+    if show_list:
+        return _list_reports(json)
+    run_id = choose_run(lake, run)
+    tables = run_reports(lake, run_id, tuple(names or RUN_REPORTS), _assignments(parameters))
+    written = write_reports(lake, run_id, tables) if write else []
+    if json:
+        return say_json({"run_id": run_id, "reports": {n: t.to_pylist() for n, t in tables.items()}, "files": written})
+    for name, table in tables.items():
+        say(f"{name} of {run_id}\n{render(table)}")
+    for path in written:
+        say(path)
+    return None
+
+
+def sql(
+    query: Annotated[str, typer.Argument(help="A SQL statement, or a file that holds one.")],
+    run: Annotated[str | None, typer.Option("--run", help="Only this run; without it the views show all.")] = None,
+    parameters: Annotated[
+        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A value for $name; repeatable.")
+    ] = None,
+    csv: Annotated[Path | None, typer.Option("--csv", help="Write the rows into this CSV file.")] = None,
+    lake: Lake = DEFAULT_LAKE,
+    json: Json = False,
+) -> None:
+    """Run a SQL query over the lake, reading only.
+
+    Example: jacobian sql "SELECT run_id, count(*) AS entries FROM jacobian_entries GROUP BY run_id"
+    """
+    from flows.results import run_query
+
+    table = run_query(lake, query, run, _assignments(parameters))
+    if csv is not None:
+        _write_csv(table, csv)
+    if json:
+        return say_json(table.to_pylist())
+    if csv is None:
+        from jacobian_core.reports import render
+
+        say(str(render(table)))
+    return None
+
+
+def verify(lake: Lake = DEFAULT_LAKE, run: Run = None, json: Json = False) -> None:
+    """Re-check a lake: files, contracts and SQL checks.
+
+    Ends with exit code 1 if there is an error.
+
+    Example: jacobian verify --lake lake
+    """
+    from flows.results import choose_run, verify_all
+
+    findings = verify_all(lake, None if run is None else choose_run(lake, run))
+    errors = sum(f["severity"] == "error" for f in findings)
+    if json:
+        say_json({"clean": not errors, "findings": findings})
+    else:
+        for f in findings:
+            say(f"{f['severity']}: {f['path'] or f['run_id']}: {f['what']} {f['remedy']}")
+        say(f"{lake}: {errors} errors, {len(findings) - errors} warnings" if findings else f"{lake}: clean")
+    if errors:
+        raise typer.Exit(_NOT_CLEAN)
+
+
+def runs(lake: Lake = DEFAULT_LAKE, json: Json = False) -> None:
+    """List the runs of a lake, the latest last.
+
+    Example: jacobian runs --lake lake
+    """
+    from flows.output import plain
+    from jacobian_core import pipeline
+    from jacobian_core.lake import Lake as OpenLake
+
+    found = [plain(info) for info in pipeline.list_runs(str(OpenLake.open(lake).root))]
+    say_json(found) if json else say_table("Runs", found)
+
+
+def _assignments(items: list[str] | None) -> dict[str, str]:
+    from jacobian_core.errors import ConfigError
+
+    found: dict[str, str] = {}
+    for item in items or ():
+        name, equals, value = item.partition("=")
+        if not equals or not name:
+            raise ConfigError(f"--set {item}: there is no '='.", "Write it as name=value.")
+        found[name.strip()] = value
+    return found
+
+
+def _list_reports(json: bool) -> None:
+    from jacobian_core.reports import list_reports
+
+    from flows.output import plain
+
+    rows: list[dict[str, Any]] = [plain(info) for info in list_reports()]
+    say_json(rows) if json else say_table("Reports", rows)
+
+
+def _write_csv(table: pa.Table, path: Path) -> None:
+    from pyarrow import csv
+
+    from jacobian_core.errors import QueryError
+
+    try:
+        csv.write_csv(table, str(path))
+    except OSError as error:
+        raise QueryError(f"{path} can't be written: {error.strerror or error}.") from None

@@ -1,0 +1,163 @@
+"""`jacobian run` and `jacobian plan`: the main flow, and what it would cost."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from flows.cli_options import DEBUG, Json, LakeOfRun, Profile, Settings, config_of
+from flows.output import note, say, say_json, say_table
+
+if TYPE_CHECKING:
+    from flows.server import ServerState
+    from jacobian_core.config import RunConfig
+
+_STOPPED = {signal.SIGINT: 130, signal.SIGTERM: 143}
+_SHOWN_REPORTS = ("threshold_fractions", "mean_max_aggregates", "sparsity")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the application."""
+    app.command()(run)
+    app.command()(plan)
+
+
+def run(
+    profile: Profile = "demo",
+    lake: LakeOfRun = None,
+    settings: Settings = None,
+    stop_server: Annotated[bool, typer.Option("--stop-server", help="Stop the local server at the end.")] = False,
+    json: Json = False,
+) -> None:
+    """Analyse a corpus: from SAE pair and text to tables and reports.
+
+    The same command again does no new work; after an interruption it continues.
+
+    Example: jacobian run --profile demo --set corpus.max_tokens=5000
+    """
+    from flows.server import stop_server as stop
+    from jacobian_core.lake import Lake
+
+    config = config_of(profile, settings, lake)
+    root = Path(config.lake.root)
+    Lake.create(root)  # refuse a folder that is something else before a server writes into it
+    with _Interruption(config.name) as interruption:
+        local = prefect_for(root)
+        interruption.server = local if stop_server else None
+        try:
+            run_id = _run_flow(config)
+        finally:
+            if stop_server and local is not None:
+                stop(root)
+    _show_result(root, run_id, json)
+    if local is not None and not stop_server:
+        shown = lake or os.path.relpath(root)
+        note(f"Prefect UI: {local.ui} (stop it: jacobian server stop --lake {shown})")
+
+
+def plan(
+    profile: Profile = "demo",
+    lake: LakeOfRun = None,
+    settings: Settings = None,
+    json: Json = False,
+) -> None:
+    """Say what a run would cost, before it starts.
+
+    Tokens, entries, bytes, memory and time, from a short calibration on the run's own text.
+
+    Example: jacobian plan --profile demo --set corpus.max_tokens=1000000
+    """
+    from flows.progress import clock, short
+    from jacobian_core import pipeline
+
+    found = pipeline.plan_run(config_of(profile, settings, lake))
+    if json:
+        return say_json(found)
+    rows = [
+        {"what": "tokens", "estimate": f"{found.tokens:,}"},
+        {"what": "stored entries", "estimate": short(found.entries).strip()},
+        {"what": "on disk", "estimate": f"{short(found.bytes_on_disk)}B"},
+        {"what": "peak memory", "estimate": f"{short(found.peak_memory_bytes)}B"},
+        {"what": "time", "estimate": clock(found.seconds)},
+    ]
+    say_table("What the run would cost", rows)
+    return say(f"basis: {found.basis}")
+
+
+def prefect_for(lake: Path) -> ServerState | None:
+    """Set this process up for Prefect, with the lake's own server if none is configured; before prefect is imported."""
+    from flows.server import configured_api, server_status, use_server
+
+    if not os.environ.get(DEBUG):  # failures end in one line of our own; everything is in the UI's log
+        os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    os.environ.setdefault("PREFECT_LOGGING_EXTRA_LOGGERS", "jacobian_core")
+    if configured_api() is None and server_status(lake) is None:
+        note("starting a local Prefect server ...")
+    api, local = use_server(lake)
+    note(f"Prefect UI: {local.ui if local else api.removesuffix('/api')}")
+    return local
+
+
+def _run_flow(config: RunConfig) -> str:
+    from flows.progress import listening
+    from flows.run import jacobian_run
+
+    listener = _listener()
+    with listening(listener):
+        return str(jacobian_run(config))
+
+
+def _listener() -> Any:
+    from flows.progress import LiveLine, PlainLines
+
+    return LiveLine() if sys.stderr.isatty() else PlainLines(sys.stderr)
+
+
+def _show_result(lake: Path, run_id: str, as_json: bool) -> None:
+    from flows.results import run_facts, run_reports
+    from jacobian_core import reports
+
+    facts = run_facts(lake, run_id)
+    if as_json:
+        return say_json(facts)
+    for name, table in run_reports(lake, run_id, _SHOWN_REPORTS).items():
+        say(f"\n{name}")
+        say(reports.render(table))
+    say("")
+    for key, value in facts.items():
+        say(f"{key}: {value}")
+    return None
+
+
+class _Interruption:
+    """While a run goes on: Ctrl-C and SIGTERM stop it tidily, and a second one at once."""
+
+    def __init__(self, name: str) -> None:
+        self.server: ServerState | None = None
+        self._name, self._number = name, 0
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> _Interruption:
+        for number in _STOPPED:
+            self._before[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        if kind is not None and not issubclass(kind, Exception):
+            note("stopped; the lake is consistent. To continue, run the same command again.")
+            raise typer.Exit(_STOPPED.get(signal.Signals(self._number or signal.SIGINT), 1)) from None
+
+    def _handle(self, number: int, _frame: FrameType | None) -> None:
+        if self._number:
+            os._exit(_STOPPED[signal.Signals(number)])  # what is half-written has no name yet: the lake stays whole
+        self._number = number
+        note("stopping after the block in hand; once more to stop at once ...")
+        raise KeyboardInterrupt
