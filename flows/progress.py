@@ -112,8 +112,10 @@ class Meter:
         )
         self._tell()
 
-    def close(self) -> None:
-        """The run has ended, well or not."""
+    def close(self, complete: bool) -> None:
+        """The run has ended; if it is `complete`, what is done is all there was."""
+        if complete:
+            self.figures = replace(self.figures, tokens_total=self.figures.tokens_done)
         for listener in self._to:
             listener.close(self.figures)
 

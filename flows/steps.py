@@ -1,0 +1,96 @@
+"""The steps of the main flow as Prefect tasks: names, retries and tags here, the work in `jacobian_core.pipeline`.
+
+Between tasks go ids, paths and counts. Results are not persisted and nothing is cached: the lake knows what is done.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from flows.results import publish_reports
+from flows.retrying import RETRY_SECONDS, is_transient
+from jacobian_core.config import RunConfig
+
+if TYPE_CHECKING:
+    from jacobian_core.pipeline import (
+        ArtifactRef,
+        BlockResult,
+        CursorRef,
+        QualityReport,
+        RunRef,
+        RunSummary,
+        ShardRef,
+        StagedBatch,
+    )
+
+BATCH_BLOCKS = 8
+"""Blocks that are staged at once; the next batch is staged while this one is computed."""
+
+_computing = threading.Lock()  # a block uses every core (or the GPU) by itself
+
+
+def _step(name: str, run_name: str | None = None, **options: Any) -> Callable[[Callable[..., Any]], Any]:
+    return task(name=name, task_run_name=run_name, persist_result=False, cache_policy=NO_CACHE, **options)
+
+
+@_step("fetch", retries=len(RETRY_SECONDS), retry_delay_seconds=list(RETRY_SECONDS), retry_condition_fn=is_transient)
+def fetch(config: RunConfig) -> ArtifactRef:
+    """The SAE artifact, verified and in the local cache; only failures of the network are tried again."""
+    from jacobian_core import pipeline
+
+    return pipeline.fetch_artifact(config)
+
+
+@_step("resolve")
+def resolve(config: RunConfig, artifact: ArtifactRef) -> RunRef:
+    """The run that this request is: its id, its shards and whether it is new, to be resumed, or done."""
+    from jacobian_core import pipeline
+
+    return pipeline.resolve_run(config, artifact)
+
+
+@_step("quality")
+def quality(run: RunRef) -> QualityReport:
+    """The gate: how much of the activations' variance the pair leaves unexplained; raises above the limit."""
+    from jacobian_core import pipeline
+
+    return pipeline.check_quality(run)
+
+
+@_step("stage", "stage {shard.name}")
+def stage(run: RunRef, shard: ShardRef, cursor: CursorRef | None, budget: int | None) -> StagedBatch:
+    """The next blocks of a shard, tokenised and waiting in the lake."""
+    from jacobian_core import pipeline
+
+    return pipeline.stage_blocks(run, shard, cursor, budget, BATCH_BLOCKS)
+
+
+@_step(
+    "compute", "compute {block_id}", tags={"compute"}
+)  # a tag costs a request a task: only where a limit may want it
+def compute(run: RunRef, block_id: str) -> BlockResult:
+    """One block: activations, codes, Jacobian entries, published parts."""
+    from jacobian_core import pipeline
+
+    with _computing:
+        return pipeline.compute_block(run, block_id)
+
+
+@_step("publish")
+def publish(run: RunRef, skipped: dict[str, int]) -> RunSummary:
+    """The run's manifest, after which the run is complete."""
+    from jacobian_core import pipeline
+
+    return pipeline.publish_run(run, skipped)
+
+
+@_step("report")
+def report(run: RunRef, facts: dict[str, object]) -> list[str]:
+    """The reports as files in the lake and as pictures in the UI."""
+    return publish_reports(Path(run.lake), run.run_id, facts)
