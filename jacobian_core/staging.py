@@ -10,16 +10,19 @@ from __future__ import annotations
 import hashlib
 import os
 import uuid
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from jaxtyping import Int64
 
 from jacobian_core.blocks import TokenBlock
 from jacobian_core.contracts import DOCUMENTS
 from jacobian_core.errors import LakeError
 
+_ARRAYS = ("row_offsets", "vocab_ids", "token_ids")
 _DIGEST_BYTES = hashlib.sha256().digest_size
 
 
@@ -51,7 +54,8 @@ def save_block(block: TokenBlock, path: Path) -> None:
         temporary.replace(path)
         _sync_folder(path.parent)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
         raise LakeError(
             f"block {block.block_id} can't be staged at {path}: {error.strerror}.", "Free space or fix permissions."
         ) from error
@@ -66,11 +70,7 @@ def load_block(path: Path) -> TokenBlock:
     body, digest = content[:-_DIGEST_BYTES], content[-_DIGEST_BYTES:]
     if hashlib.sha256(body).digest() != digest:
         raise LakeError(f"staged block {path} is damaged: its checksum is wrong.", "Delete it and run again.")
-    block = _decode(body, path)
-    problem = _inconsistency(block)
-    if problem:
-        raise LakeError(f"staged block {path} is inconsistent: {problem}.", "Delete it and run again.")
-    return block
+    return _decode(body, path)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -87,9 +87,7 @@ def _encode(block: TokenBlock) -> bytes:
     documents = pa.array([block.documents.to_pylist()], schema.field("documents").type)
     arrays = [
         pa.array([block.block_id], pa.string()),
-        _one_list(block.row_offsets),
-        _one_list(block.vocab_ids),
-        _one_list(block.token_ids),
+        *(_one_list(getattr(block, name)) for name in _ARRAYS),
         documents,
     ]
     sink = pa.BufferOutputStream()
@@ -108,21 +106,18 @@ def _decode(body: bytes, path: Path) -> TokenBlock:
         if not reader.schema.equals(_schema(), check_metadata=True):
             raise LakeError(f"staged block {path} was written by another version.", "Delete it and run again.")
         batch: Any = reader.read_next_batch()
-    block_id, offsets, vocab_ids, token_ids, documents = batch.columns
-    return TokenBlock(
-        block_id[0].as_py(),
-        offsets.values.to_numpy(),
-        vocab_ids.values.to_numpy(),
-        token_ids.values.to_numpy(),
-        pa.Table.from_struct_array(documents.values).cast(DOCUMENTS.schema()),
-    )
+    offsets, vocab_ids, token_ids = (batch.column(name).values.to_numpy() for name in _ARRAYS)
+    problem = _inconsistency(offsets, len(vocab_ids), len(token_ids))
+    if problem:
+        raise LakeError(f"staged block {path} is inconsistent: {problem}.", "Delete it and run again.")
+    documents = pa.Table.from_struct_array(batch.column("documents").values).cast(DOCUMENTS.schema())
+    return TokenBlock(batch.column("block_id")[0].as_py(), offsets, vocab_ids, token_ids, documents)
 
 
-def _inconsistency(block: TokenBlock) -> str:
-    """What is wrong with a block whose bytes are as written, '' if nothing."""
-    offsets = block.row_offsets
-    if len(block.vocab_ids) != len(block.token_ids):
-        return f"{len(block.vocab_ids)} vocab ids against {len(block.token_ids)} token ids"
-    if len(offsets) == 0 or offsets[0] != 0 or offsets[-1] != len(block.vocab_ids) or (np.diff(offsets) <= 0).any():
+def _inconsistency(offsets: Int64[np.ndarray, "rows_plus_1"], vocab_ids: int, token_ids: int) -> str:
+    """What is wrong with the arrays of a block whose bytes are as written, '' if nothing."""
+    if vocab_ids != token_ids:
+        return f"{vocab_ids} vocab ids against {token_ids} token ids"
+    if len(offsets) == 0 or offsets[0] != 0 or offsets[-1] != vocab_ids or (np.diff(offsets) <= 0).any():
         return "its row offsets do not cover its positions"
     return ""
