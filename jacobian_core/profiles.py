@@ -13,7 +13,8 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from types import UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -90,7 +91,8 @@ def build_model(model: type[_Model], data: dict[str, Any], source: str, override
         key = _apply_override(model, data, override)
         origin[key] = f"--set {_shown(override)}"
     for key in _unknown_keys(model, data):
-        near = _nearest(key, list(_dotted_keys(model)))
+        known = list(_dotted_keys(model))
+        near = _nearest(key, [*known, *{k.rpartition(".")[0] for k in known if "." in k}])
         raise ConfigError(f"{origin.get(key, source)}: there is no setting '{key}'.", near)
     try:
         return model.model_validate_json(json.dumps(data, default=str), strict=True)
@@ -127,7 +129,7 @@ def _literal(text: str, annotation: Any) -> Any:
     except tomllib.TOMLDecodeError:
         return text
     value = parsed["value"]
-    wants_text = annotation is str or str in get_args(annotation)
+    wants_text = annotation is str or (get_origin(annotation) in (Union, UnionType) and str in get_args(annotation))
     return text if len(parsed) > 1 or (wants_text and not isinstance(value, str)) else value
 
 
