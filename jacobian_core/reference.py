@@ -7,13 +7,14 @@ Nothing here is used by a run. The fast code is tested against it, and a reader 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
 
+@runtime_checkable
 class Autoencoder(Protocol):
     """What of an SAE is used here."""
 
@@ -61,15 +62,23 @@ def jacobian(sandwich: Callable[[Code], OutCode], s: Code) -> Float[Tensor, "n_o
     return result
 
 
-def second_derivative(sandwich: Callable[[Code], OutCode], s: Code) -> Float[Tensor, "n_out n_in"]:
-    """d2 t_i / d s_j^2, by autograd through autograd: `create_graph=True` is what the notebook lacks."""
+def second_derivative(
+    sandwich: Callable[[Code], OutCode], s: Code, out: Int64[Tensor, "some_out"], in_: Int64[Tensor, "some_in"]
+) -> Float[Tensor, "some_out some_in"]:
+    """d2 t_i / d s_j^2 for the given latents, by autograd through autograd.
 
-    def first(code: Code) -> Tensor:
-        found: Tensor = torch.autograd.functional.jacobian(sandwich, code, create_graph=True)  # type: ignore[no-untyped-call]
-        return found
-
-    hessian: Tensor = torch.autograd.functional.jacobian(first, s)  # type: ignore[no-untyped-call]
-    return hessian.diagonal(dim1=1, dim2=2)
+    `create_graph=True` is what the notebook lacks: without it the first derivative is a constant to autograd.
+    """
+    s = s.clone().requires_grad_()
+    t = sandwich(s)
+    result = t.new_zeros(len(out), len(in_))
+    for row, i in enumerate(out):
+        (first,) = torch.autograd.grad(t[i], s, create_graph=True)
+        for column, j in enumerate(in_):
+            if first.requires_grad:
+                (second,) = torch.autograd.grad(first[j], s, retain_graph=True)
+                result[row, column] = second[j]
+    return result
 
 
 def active_entries(

@@ -1,0 +1,99 @@
+"""From tensors of a chunk to the lake's tables: columns as the contracts order and type them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from jaxtyping import Int32, Int64
+from torch import Tensor
+
+from jacobian_core.codes import Codes
+from jacobian_core.contracts import JACOBIAN_ENTRIES, LATENTS, POSITION_BITS, TOKENS, Table
+from jacobian_core.coo import Entries
+
+TokenIds = Int64[np.ndarray, "tokens"]
+
+
+def make_table(table: Table, columns: dict[str, Any]) -> pa.Table:
+    """Columns (numpy or Arrow arrays; None for all null) as an Arrow table with exactly the contract's schema."""
+    schema = table.schema()
+    rows = next(len(values) for values in columns.values() if values is not None)
+    arrays = [
+        pa.nulls(rows, field.type) if columns[field.name] is None else pa.array(columns[field.name]).cast(field.type)
+        for field in schema
+    ]
+    return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def _numpy(tensor: Tensor) -> np.ndarray[Any, Any]:
+    array: np.ndarray[Any, Any] = tensor.detach().cpu().numpy()
+    return array
+
+
+def entries_table(token_ids: TokenIds, entries: Entries) -> pa.Table:
+    """`jacobian_entries` of a chunk."""
+    second = entries.second_derivative
+    return make_table(
+        JACOBIAN_ENTRIES,
+        {
+            "token_id": np.repeat(token_ids, _numpy(entries.stored)),
+            "out_latent": _numpy(entries.out_latent),
+            "in_latent": _numpy(entries.in_latent),
+            "value": _numpy(entries.value),
+            "second_derivative": None if second is None else _numpy(second),
+        },
+    )
+
+
+def tokens_table(
+    token_ids: TokenIds,
+    vocab_ids: Int32[np.ndarray, "tokens"],
+    texts: pa.StringArray,
+    codes: tuple[Codes, Codes],
+    entries: Entries,
+) -> pa.Table:
+    """`tokens` of a chunk; `texts` is the text of every vocabulary id, `codes` those of the input and output SAE."""
+    in_codes, out_codes = codes
+    return make_table(
+        TOKENS,
+        {
+            "token_id": token_ids,
+            "document_id": token_ids >> POSITION_BITS,
+            "position": token_ids & ((1 << POSITION_BITS) - 1),
+            "vocab_id": vocab_ids,
+            "text": texts.take(pa.array(vocab_ids)),
+            "in_active": _numpy(in_codes.counts()),
+            "out_active": _numpy(out_codes.counts()),
+            "entries_total": _numpy(entries.total),
+            "entries_stored": _numpy(entries.stored),
+            "abs_sum_total": _numpy(entries.abs_sum_total),
+            "abs_sum_stored": _numpy(entries.abs_sum_stored),
+            "sq_sum_total": _numpy(entries.sq_sum_total),
+            "abs_max": _numpy(entries.abs_max),
+        },
+    )
+
+
+def latents_table(token_ids: TokenIds, in_codes: Codes, out_codes: Codes) -> pa.Table:
+    """`latents` of a chunk: of each token the active input latents, then the active output latents."""
+    sides = ((in_codes, 0), (out_codes, 1))
+    token = np.concatenate([np.nonzero(_numpy(codes.active))[0] for codes, _ in sides])
+    side = np.concatenate([np.full(int(codes.active.sum()), number, np.int8) for codes, number in sides])
+    # Each side is sorted by (token, latent); a stable sort by token alone interleaves them in key order.
+    order = np.argsort(token, kind="stable")
+
+    def both(name: str) -> np.ndarray[Any, Any]:
+        return np.concatenate([_numpy(getattr(codes, name))[_numpy(codes.active)] for codes, _ in sides])[order]
+
+    return make_table(
+        LATENTS,
+        {
+            "token_id": token_ids[token[order]],
+            "side": pa.DictionaryArray.from_arrays(side[order], ["in", "out"]),
+            "latent": both("index"),
+            "activation": both("value"),
+            "margin": both("margin"),
+        },
+    )

@@ -1,0 +1,32 @@
+"""Fixtures that every test may use, and the run-time check of every array annotation in the core.
+
+The import hook must be installed before the core is imported: a wrong shape or dtype then fails its test.
+"""
+
+import os
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the tests' matrices are tiny: threads only wait for each other
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("DO_NOT_TRACK", "1")
+os.environ.setdefault("WANDB_SILENT", "true")
+
+from jaxtyping import install_import_hook
+
+_hook = install_import_hook(
+    [
+        "jacobian_core.activations",
+        "jacobian_core.blocks",
+        "jacobian_core.codes",
+        "jacobian_core.compute",
+        "jacobian_core.coo",
+        "jacobian_core.jacobian",
+        "jacobian_core.llm",
+        "jacobian_core.mlp",
+        "jacobian_core.quality",
+        "jacobian_core.reference",
+        "jacobian_core.sandwich",
+        "jacobian_core.tables",
+    ],
+    "beartype.beartype",
+)
