@@ -36,7 +36,7 @@ _REMEDIES = {
     errno.ENOTDIR: "A part of the path is a file, not a folder: choose another folder with `--lake`.",
     errno.EEXIST: "A part of the path is a file, not a folder: choose another folder with `--lake`.",
     errno.EISDIR: "There is a folder where a file belongs: remove it, or choose another lake with `--lake`.",
-    errno.ENOENT: "It was removed meanwhile: start the same command again.",
+    errno.ENOENT: "It is not there, or not any more: check `--lake`, or start the same command again.",
 }
 
 

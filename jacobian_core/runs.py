@@ -158,9 +158,10 @@ _AGAIN = "Start the same command again: what is damaged is computed anew."
 
 
 def sweep(lake: Lake, run_id: str) -> int:
-    """Remove temporary files of the run that a process which is gone left behind; returns how many there were."""
+    """Remove temporary files of the run, and of the lake as a whole, whose process is gone; returns how many."""
     removed = 0
-    for path in temporary_files(lake, run_id):
+    of_lake = [path for path in files.list_folder(lake.root) if files.is_temporary(path)]
+    for path in of_lake + temporary_files(lake, run_id):
         if files.is_stale(path):
             files.remove(path)
             removed += 1
