@@ -49,7 +49,7 @@ def same(left: TokenBlock, right: TokenBlock) -> bool:
         left.block_id == right.block_id
         and all(np.array_equal(getattr(left, name), getattr(right, name)) for name in arrays)
         and all(getattr(left, name).dtype == getattr(right, name).dtype for name in arrays)
-        and left.documents.equals(right.documents, check_metadata=True)
+        and bool(left.documents.equals(right.documents, check_metadata=True))
     )
 
 
@@ -77,7 +77,7 @@ def test_saving_again_replaces_and_gives_the_same_bytes(tmp_path: Path) -> None:
 
 def test_any_arrow_reader_opens_it(tmp_path: Path) -> None:
     save_block(make_block([2, 3]), tmp_path / "b.arrow")
-    with pa.OSFile(str(tmp_path / "b.arrow")) as file, pa.ipc.open_stream(file) as reader:
+    with pa.OSFile(str(tmp_path / "b.arrow"), "r") as file, pa.ipc.open_stream(file) as reader:
         assert reader.read_all()["block_id"].to_pylist() == ["0000-000007"]
 
 

@@ -121,11 +121,12 @@ def test_every_token_of_every_document_comes_exactly_once(
 def yield_all(generator: Any, into: Cut) -> SkipCounts:
     """Run a generator to its end; its return value."""
 
+    result = SkipCounts()
+
     def outer() -> Iterator[Any]:
         nonlocal result
         result = yield from generator
 
-    result = SkipCounts()
     into.extend(outer())
     return result
 
