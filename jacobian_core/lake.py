@@ -2,7 +2,7 @@
 
 The catalogue is the manifests of finished runs and the markers of finished blocks. Readers open exactly the files that
 these name, never a glob, so they see no half-published block, and replacing one record swaps a run's files at once. The
-price is one small file read per finished block of a run in progress (about 20,000 a second).
+price is one small file read per finished block of a run in progress (about 10,000 a second).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Re-check a whole lake: is every file that the records name there, unchanged, and what its contract says?
 
-Everything is read once more (a core hashes, decodes and checks about 100 MB a second), so this is a command, not a
+Everything is read once more (a core hashes, decodes and checks 50 to 100 MB a second), so this is a command, not a
 step of each run. Invariants between tables are the SQL checks' business (`checks.run_checks`).
 """
 
