@@ -92,7 +92,8 @@ def plan(
 
 def prefect_for(lake: Path) -> ServerState | None:
     """Set this process up for Prefect, with the lake's own server if none is configured; before prefect is imported."""
-    from flows.server import configured_api, server_status, use_server
+    from flows.prefect_api import configured_api, use_server
+    from flows.server import server_status
 
     if not os.environ.get(DEBUG):  # failures end in one line of our own; everything is in the UI's log
         os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")

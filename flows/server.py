@@ -2,27 +2,25 @@
 
 A real server process costs 5 to 16 s at its first start; Prefect's in-process one loses task records when a run exits.
 It keeps its state under `<lake>/_prefect`, listens on the loopback interface only, and stays up after a run so that the
-run can be looked at. Nothing here imports prefect: `PREFECT_API_URL` has to be set before that import.
+run can be looked at. Whoever starts first starts it; runs in other processes find it by `server.json`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
-import http.client
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from flows.prefect_api import PRIVATE, answers, send_records
 from jacobian_core.errors import ServerError
 
 HOST = "127.0.0.1"
@@ -32,11 +30,8 @@ _STOP_SECONDS = 20.0
 _POLL_SECONDS = 0.2
 _CLOCK_STEP_SECONDS = 30.0  # a process' start time moves with corrections of the machine's clock
 _LOG_TAIL_LINES = 8
-_PRIVATE = {
-    "DO_NOT_TRACK": "1",
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
-}
+
+_started: list[subprocess.Popen[bytes]] = []  # kept: a server outlives the object that started it
 
 
 class ServerState(BaseModel):
@@ -62,39 +57,6 @@ class ServerState(BaseModel):
 def server_home(lake: Path) -> Path:
     """The folder that holds the local server's database, log and state: `<lake>/_prefect`."""
     return lake.resolve() / "_prefect"
-
-
-def configured_api() -> str | None:
-    """The Prefect API that the user has set up (environment, prefect.toml, active profile); None if there is none."""
-    if url := os.environ.get("PREFECT_API_URL"):
-        return url
-    with contextlib.suppress(OSError, tomllib.TOMLDecodeError, KeyError, TypeError):
-        return str(tomllib.loads(Path("prefect.toml").read_text())["api"]["url"])
-    home = Path(os.environ.get("PREFECT_HOME") or "~/.prefect").expanduser()
-    with contextlib.suppress(OSError, tomllib.TOMLDecodeError, KeyError, TypeError):
-        profiles = tomllib.loads(Path(os.environ.get("PREFECT_PROFILES_PATH") or home / "profiles.toml").read_text())
-        return str(profiles["profiles"][os.environ.get("PREFECT_PROFILE") or profiles["active"]]["PREFECT_API_URL"])
-    return None
-
-
-def use_server(lake: Path) -> tuple[str, ServerState | None]:
-    """Point this process at a Prefect API, starting the lake's own server if none is configured; call before prefect.
-
-    Returns the API's address and the local server (None: the API is the user's). Raises ServerError.
-    """
-    api, local = configured_api(), None
-    if api is None:
-        local = start_server(lake)
-        api = local.api
-        os.environ["PREFECT_HOME"] = str(server_home(lake))
-    elif not _answers(api):
-        raise ServerError(
-            f"the configured Prefect API {_without_secrets(api)} does not answer.",
-            "Start it, or unset PREFECT_API_URL to let a local server be started.",
-        )
-    os.environ["PREFECT_API_URL"] = api
-    os.environ.update(_PRIVATE)
-    return api, local
 
 
 def server_status(lake: Path) -> ServerState | None:
@@ -134,6 +96,7 @@ def stop_server(lake: Path) -> ServerState | None:
     """Stop the lake's own server and its children; returns what was stopped, None if nothing ran."""
     state = server_status(lake)
     if state is not None:
+        send_records()
         _end_group(state)
     (server_home(lake) / "server.json").unlink(missing_ok=True)
     return state
@@ -151,6 +114,7 @@ def _launch(home: Path, port: int) -> ServerState:
             env=_server_environment(home, port),
             start_new_session=True,  # Ctrl-C in the terminal stops the run, not the server
         )
+    _started.append(process)
     created = _process_created(process.pid)
     if created is None:
         raise ServerError("the Prefect server ended at once." + _log_tail(home))
@@ -174,7 +138,7 @@ def _server_environment(home: Path, port: int) -> dict[str, str]:
         "PREFECT_SERVER_UI_API_URL": f"http://{HOST}:{port}/api",
         "PREFECT_LOGGING_SERVER_LEVEL": "WARNING",
     }
-    return kept | _PRIVATE | own
+    return kept | PRIVATE | own
 
 
 def _wait_until_healthy(state: ServerState, home: Path) -> None:
@@ -182,23 +146,10 @@ def _wait_until_healthy(state: ServerState, home: Path) -> None:
     while time.monotonic() < deadline:
         if not _runs(state):
             raise ServerError("the Prefect server ended while it started." + _log_tail(home))
-        if _answers(state.api):
+        if answers(state.api):
             return
         time.sleep(_POLL_SECONDS)
     raise ServerError(f"the Prefect server did not answer within {_START_SECONDS:.0f} s." + _log_tail(home))
-
-
-def _answers(api: str) -> bool:
-    """True if something at `api` speaks HTTP: a hosted API may want a key for its health page."""
-    parts = urlsplit(api)
-    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-    try:
-        connection = kind(parts.hostname or "", parts.port, timeout=5)
-        with contextlib.closing(connection):
-            connection.request("GET", f"{parts.path}/health")
-            return connection.getresponse().status < http.HTTPStatus.INTERNAL_SERVER_ERROR
-    except (OSError, http.client.HTTPException, ValueError):
-        return False
 
 
 def _free_port(wanted: int | None) -> int:
@@ -247,8 +198,3 @@ def _until(seconds: float) -> Iterator[None]:
 def _log_tail(home: Path) -> str:
     lines = (home / "server.log").read_text(errors="replace").strip().splitlines()[-_LOG_TAIL_LINES:]
     return f" {home / 'server.log'} ends: " + " / ".join(line.strip() for line in lines)
-
-
-def _without_secrets(url: str) -> str:
-    parts = urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()
