@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Int64
+from jaxtyping import Int64, Shaped
 
 from jacobian_core.blocks import TokenBlock
 from jacobian_core.contracts import DOCUMENTS
@@ -96,7 +96,7 @@ def _encode(block: TokenBlock) -> bytes:
     return bytes(sink.getvalue())
 
 
-def _one_list(values: np.ndarray[Any, Any]) -> Any:
+def _one_list(values: Shaped[np.ndarray, "values"]) -> Any:
     """An array as a column with one row."""
     return pa.ListArray.from_arrays(pa.array([0, len(values)], pa.int32()), pa.array(values))
 
