@@ -61,6 +61,11 @@ def read_sae_settings(path: Path) -> SaeSettings:
     )
 
 
+def read_layer(path: Path) -> int:
+    """The layer that a cfg.json puts its SAE on, without loading sae_lens; ArtifactError where it names none."""
+    return _read_hook(path, _read_json(path))[1]
+
+
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))

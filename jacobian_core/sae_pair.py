@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 from jacobian_core.artifact_files import CONFIG_NAME, RECORD_NAME, SPARSITY_NAME, WEIGHTS_NAME
 from jacobian_core.errors import ArtifactError
-from jacobian_core.sae_config import SaeSettings, read_sae_settings
+from jacobian_core.sae_config import SaeSettings, read_layer, read_sae_settings
 from jacobian_core.sae_weights import (
     TENSORS,
     check_declared_widths,
     check_shapes,
+    encoder_width,
     read_tensors,
     tensor_names,
 )
@@ -70,6 +71,29 @@ def load_sae_pair(folder: Path, device: str = "cpu") -> SaePair:
         f"{folder} holds no SAE pair: neither {CONFIG_NAME} with {WEIGHTS_NAME}, nor the folders in/ and out/.",
         _pickle_hint(folder) or "Give the folder that holds them (sae.subfolder for one inside).",
     )
+
+
+@dataclass(frozen=True)
+class PairFacts:
+    """What identifies a pair's place: its layer and the widths of its two SAEs."""
+
+    layer: int
+    n_in_latents: int
+    n_out_latents: int
+
+
+def describe_pair(folder: Path) -> PairFacts:
+    """The facts of the pair in `folder`, from its headers alone: sae_lens, ten seconds to import, is not loaded.
+
+    Raises ArtifactError as `load_sae_pair` does for missing or damaged files.
+    """
+    if (folder / "in").is_dir() and not (folder / CONFIG_NAME).exists():
+        files = [(folder / side / WEIGHTS_NAME, "W_enc") for side in ("in", "out")]
+        layer = read_layer(folder / "in" / CONFIG_NAME)
+    else:
+        files = [(folder / WEIGHTS_NAME, name) for name in ("_W_enc", "_W_enc_out")]
+        layer = read_layer(folder / CONFIG_NAME)
+    return PairFacts(layer, *(encoder_width(path, name) for path, name in files))
 
 
 def check_pair_fits(pair: SaePair, d_model_in: int, d_model_out: int, model_layers: int) -> None:

@@ -32,6 +32,16 @@ def tensor_names(path: Path) -> set[str]:
         raise ArtifactError(f"{path} is damaged or not safetensors: {error}.", "Fetch the artifact again.") from error
 
 
+def encoder_width(path: Path, name: str) -> int:
+    """Latents of the encoder tensor `name` (d, n), from the file's header alone; ArtifactError as `tensor_names`."""
+    from safetensors import safe_open
+
+    if name not in tensor_names(path):
+        raise ArtifactError(f"{path} has no tensor {name}.", "Use a Jacobian SAE pair as published.")
+    with safe_open(str(path), framework="pt") as file:
+        return int(file.get_slice(name).get_shape()[1])
+
+
 def read_tensors(path: Path, names: dict[str, str]) -> dict[str, Float[Tensor, "..."]]:
     """Tensors of a safetensors file as float32 copies, keyed by the keys of `names` (key: name in the file).
 

@@ -1,0 +1,307 @@
+"""The steps of a run as plain functions over small values: ids, paths and counts.
+
+Flows, the command line and `jacobian plan` call these and nothing below them. Every step can be repeated: the lake
+knows what is done. What is loaded for computing stays loaded in the process (`worker.py`).
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from jacobian_core.config import RunConfig
+from jacobian_core.corpus import Shard
+from jacobian_core.lake import Lake
+from jacobian_core.tokens import Cursor
+
+if TYPE_CHECKING:
+    from jacobian_core.manifest import BlockMarker
+
+ShardRef = Shard
+CursorRef = Cursor
+
+_VERSIONED = ("jacobian-flows", "torch", "transformer-lens", "transformers", "sae-lens", "pyarrow", "duckdb", "numpy")
+
+
+@dataclass(frozen=True)
+class ArtifactRef:
+    """A fetched SAE artifact: where it lies, where it came from, what it is."""
+
+    folder: str
+    locator: str
+    digest: str
+
+
+@dataclass(frozen=True)
+class RunRef:
+    """A run that was begun: everything that a later step needs to know of it."""
+
+    run_id: str
+    lake: str
+    state: Literal["new", "resume", "done"]
+    shards: tuple[ShardRef, ...]
+    tokens_wanted: int | None
+    config: RunConfig
+    artifact: ArtifactRef
+    layer: int
+
+
+@dataclass(frozen=True)
+class QualityReport:
+    """FVU of both SAEs on the run's first tokens, and the proof that the MLP is what its weights say."""
+
+    fvu_in: float
+    fvu_out: float
+    tokens: int
+    mlp_error: float
+
+
+@dataclass(frozen=True)
+class BlockRef:
+    """A staged block."""
+
+    block_id: str
+    tokens: int
+
+
+@dataclass(frozen=True)
+class StagedBatch:
+    """Blocks that wait to be computed; `next_cursor` is None when the shard is finished."""
+
+    blocks: tuple[BlockRef, ...]
+    next_cursor: CursorRef | None
+    tokens: int
+    skipped: dict[str, int]
+
+
+@dataclass(frozen=True)
+class BlockResult:
+    """A finished block; `fresh` is False if it was done before."""
+
+    block_id: str
+    tokens: int
+    entries_total: int
+    entries_stored: int
+    bytes: int
+    seconds: dict[str, float]
+    fresh: bool
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """A finished run."""
+
+    run_id: str
+    tokens: int
+    entries_stored: int
+    bytes: int
+    seconds: dict[str, float]
+    manifest_path: str
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """One line of `jacobian runs`."""
+
+    run_id: str
+    state: Literal["complete", "in progress"]
+    tokens: int
+    entries_stored: int
+    bytes: int
+    blocks: int
+    created_utc: str | None
+
+
+def cache_folder() -> Path:
+    """Where downloads are kept: `$JACOBIAN_FLOWS_CACHE`, or the user's cache folder."""
+    configured = os.environ.get("JACOBIAN_FLOWS_CACHE")
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(configured) if configured else Path(home) / "jacobian-flows"
+
+
+def fetch_artifact(config: RunConfig) -> ArtifactRef:
+    """The SAE artifact on the local disk, verified; see `artifact.fetch_artifact` for what it raises."""
+    from jacobian_core import artifact
+
+    found = artifact.fetch_artifact(config.sae, cache_folder())
+    return ArtifactRef(str(found.folder), found.locator, found.digest)
+
+
+def resolve_run(config: RunConfig, artifact: ArtifactRef) -> RunRef:
+    """The run that the request is; it is begun (or found) in the lake.
+
+    Raises ArtifactError, ModelError, CorpusError for what can't be found, and LakeError for a lake that can't be used.
+    """
+    from jacobian_core.corpus import list_shards
+    from jacobian_core.identity import run_id, run_identity
+    from jacobian_core.llm import model_digest
+    from jacobian_core.runs import begin_run
+    from jacobian_core.sae_pair import describe_pair, model_weights_of
+    from jacobian_core.tokenizer import load_tokenizer
+
+    folder = Path(artifact.folder)
+    pair = describe_pair(folder)
+    layer = pair.layer if config.model.layer is None else config.model.layer
+    weights = model_weights_of(folder) if config.model.weights == "artifact" else None
+    model: dict[str, Any] = {
+        "layer": layer,
+        "files": model_digest(config.model, weights),
+        "tokenizer": load_tokenizer(config.model).digest,
+    }
+    facts = {"digest": artifact.digest, "n_in_latents": pair.n_in_latents, "n_out_latents": pair.n_out_latents}
+    shards = list_shards(config.corpus)
+    identity = run_identity(config, facts, model, shards)
+    found = run_id(config.name, identity)
+    lake = Lake.create(Path(config.lake.root))
+    state = begin_run(lake, found, identity, config.model_dump(mode="json"))
+    return RunRef(found, str(lake.root), state, tuple(shards), config.corpus.max_tokens, config, artifact, layer)
+
+
+def check_quality(run: RunRef) -> QualityReport:
+    """Measure FVU on the run's first tokens and prove the MLP; the figures are kept for the manifest.
+
+    Raises ModelError where the pair explains too little or the MLP is not what its weights say.
+    """
+    from jacobian_core.files import write_atomic
+    from jacobian_core.quality import refuse_bad_fit
+    from jacobian_core.worker import measure_quality, quality_json
+
+    fvu, mlp_error = measure_quality(run)
+    report = QualityReport(fvu.fvu_in, fvu.fvu_out, fvu.tokens, mlp_error)
+    refuse_bad_fit(fvu, run.config.quality, run.config.model.mlp_input)
+    write_atomic(Lake(Path(run.lake)).work_folder(run.run_id) / "quality.json", quality_json(report))
+    return report
+
+
+def stage_blocks(
+    run: RunRef, shard: ShardRef, cursor: CursorRef | None, budget: int | None, max_blocks: int
+) -> StagedBatch:
+    """Tokenise up to `max_blocks` blocks of a shard from `cursor` on (None: its start) and leave them in the lake.
+
+    `budget` is how many analysed tokens the run still wants. Blocks that are done already are counted, not written.
+    Raises CorpusError where the shard is damaged: whole blocks before the damage are staged all the same, and handed
+    out by the call before the one that raises.
+    """
+    from jacobian_core.staged import next_blocks
+
+    return next_blocks(run, shard, cursor or Cursor(0, 0), budget, max_blocks)
+
+
+def compute_block(run: RunRef, block_id: str) -> BlockResult:
+    """Compute and publish one staged block; returns at once if it is done.
+
+    Raises ModelError for values that are not finite and LakeError where the block can't be written.
+    """
+    from jacobian_core.worker import compute_and_publish
+
+    lake = Lake(Path(run.lake))
+    marker = lake.marker(run.run_id, block_id)
+    fresh = marker is None
+    if marker is None:
+        marker = compute_and_publish(run, block_id)
+    lake.staged_path(run.run_id, block_id).unlink(missing_ok=True)
+    return BlockResult(
+        block_id=block_id,
+        tokens=int(marker.totals["tokens"]),
+        entries_total=int(marker.totals["entries_total"]),
+        entries_stored=int(marker.totals["entries_stored"]),
+        bytes=sum(part.bytes for part in marker.parts.values()),
+        seconds=marker.seconds,
+        fresh=fresh,
+    )
+
+
+def publish_run(run: RunRef, skipped: dict[str, int]) -> RunSummary:
+    """Aggregate the pairs, write the run's manifest, and refresh the warehouse: the run is complete.
+
+    Raises LakeError where blocks or parts are missing, QueryError where the aggregation fails.
+    """
+    from jacobian_core import publish, runs
+    from jacobian_core.manifest import RunManifest
+    from jacobian_core.marts import build_pair_stats
+    from jacobian_core.warehouse import build_warehouse
+
+    lake = Lake(Path(run.lake))
+    started = time.perf_counter()
+    pair_stats = publish.publish_part(lake, build_pair_stats(lake, run.run_id, run.config.lake))
+    blocks = lake.markers(run.run_id)
+    request = lake.request(run.run_id)
+    identity = request.identity if request is not None else {}
+    seconds = {**_merge_seconds(blocks), "aggregate": time.perf_counter() - started}
+    manifest = RunManifest(
+        run_id=run.run_id,
+        identity=identity,
+        config=run.config.model_dump(mode="json"),
+        artifact={**_section(identity, "artifact"), "locator": run.artifact.locator},
+        model={**_section(identity, "model"), "name": run.config.model.name},
+        versions={name: version(name) for name in _VERSIONED},
+        quality=_read_quality(lake, run.run_id),
+        corpus={**_section(identity, "corpus"), "skipped": dict(skipped)},
+        blocks=blocks,
+        parts={"pair_stats": [pair_stats]},
+        totals=publish.merge_totals(blocks),
+        seconds=seconds,
+        created_utc=datetime.now(UTC),
+    )
+    runs.publish_run(lake, manifest)
+    build_warehouse(lake)
+    return RunSummary(
+        run_id=run.run_id,
+        tokens=int(manifest.totals.get("tokens", 0)),
+        entries_stored=int(manifest.totals.get("entries_stored", 0)),
+        bytes=sum(part.bytes for parts in manifest.all_parts().values() for part in parts),
+        seconds=seconds,
+        manifest_path=str(lake.manifest_path(run.run_id)),
+    )
+
+
+def list_runs(lake: str) -> list[RunInfo]:
+    """Every run of a lake, finished or in progress."""
+    from jacobian_core.run_facts import run_snapshot
+
+    found = Lake.open(lake)
+    infos = []
+    for run_id in found.runs():
+        run = run_snapshot(found, run_id)
+        if run is None:
+            continue
+        size = sum(part.bytes for parts in run.parts.values() for part in parts)
+        created = getattr(run.record, "created_utc", None)
+        infos.append(
+            RunInfo(
+                run_id=run_id,
+                state="complete" if run.complete else "in progress",
+                tokens=int(run.total("tokens")),
+                entries_stored=int(run.total("entries_stored")),
+                bytes=size,
+                blocks=len(run.blocks),
+                created_utc=created.isoformat(timespec="seconds") if created else None,
+            )
+        )
+    return infos
+
+
+def _section(identity: dict[str, Any], name: str) -> dict[str, Any]:
+    found = identity.get(name)
+    return dict(found) if isinstance(found, dict) else {}
+
+
+def _merge_seconds(blocks: list[BlockMarker]) -> dict[str, float]:
+    merged: dict[str, float] = {}
+    for block in blocks:
+        for stage, seconds in block.seconds.items():
+            merged[stage] = merged.get(stage, 0.0) + seconds
+    return merged
+
+
+def _read_quality(lake: Lake, run_id: str) -> dict[str, Any]:
+    import json
+
+    path = lake.work_folder(run_id) / "quality.json"
+    found: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    return found
