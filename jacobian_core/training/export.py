@@ -23,8 +23,12 @@ PARTS = ("W_enc", "b_enc", "W_dec", "b_dec")
 
 
 def published_config(config: TrainPairConfig, d_in: int) -> dict[str, Any]:
-    """The keys of a published pair's `cfg.json`."""
-    return {
+    """The keys of a published pair's `cfg.json`.
+
+    One key is ours, and only in pairs on a randomised model, which is not stored but drawn again: its seed.
+    """
+    seed = {"randomised_weights_seed": config.model.randomise_seed} if config.model.weights == "randomised" else {}
+    return seed | {
         "architecture": "standard",
         "activation_fn_str": "topk",
         "activation_fn_kwargs": {"k": config.active_latents},

@@ -92,9 +92,10 @@ def pair_losses(
     code_out, mse_out, revival_out = _side(pair.outputs, batch.y, scale.variance_out, dead[1], revival_latents)
     mean_sum_abs = mse_in.new_zeros(())
     if jacobian_every_tokens is not None:
-        x, some_out, some_in = (part[::jacobian_every_tokens] for part in (batch.x, code_out, code_in))
         E, D = pair_matrices(pair, mlp)
-        mean_sum_abs = sum_abs_jacobian(E, D, channel_gains(mlp, x), some_out, some_in) / len(x)
+        some = slice(None, None, jacobian_every_tokens)
+        gains = channel_gains(mlp, batch.x[some])
+        mean_sum_abs = sum_abs_jacobian(E, D, gains, code_out[some], code_in[some]) / len(gains[0])
     return PairLosses(mse_in, mse_out, mean_sum_abs, revival_in + revival_out, code_in, code_out)
 
 
