@@ -1,16 +1,12 @@
 """Tokenised blocks on disk, between the task that cuts them and the task that computes on them.
 
 One Arrow IPC stream of one row, followed by its SHA-256: any Arrow reader opens the file (it stops at the stream's
-end), and ours refuses one that is short or altered. Written beside its place, synced and renamed: a block is there
-whole or not at all.
+end), and ours refuses one that is short or altered. A block is there whole or not at all.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
-import uuid
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +17,7 @@ from jaxtyping import Int64, Shaped
 from jacobian_core.blocks import TokenBlock
 from jacobian_core.contracts import DOCUMENTS
 from jacobian_core.errors import LakeError
+from jacobian_core.files import read_bytes, write_atomic
 
 _ARRAYS = ("row_offsets", "vocab_ids", "token_ids")
 _DIGEST_BYTES = hashlib.sha256().digest_size
@@ -43,43 +40,18 @@ def _schema() -> pa.Schema:
 def save_block(block: TokenBlock, path: Path) -> None:
     """Write a block to `path`, replacing what is there; raises LakeError if it can't be written."""
     content = _encode(block)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("xb") as file:
-            file.write(content)
-            file.write(hashlib.sha256(content).digest())
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        _sync_folder(path.parent)
-    except OSError as error:
-        with suppress(OSError):
-            temporary.unlink()
-        raise LakeError(
-            f"block {block.block_id} can't be staged at {path}: {error.strerror}.", "Free space or fix permissions."
-        ) from error
+    write_atomic(path, content + hashlib.sha256(content).digest())
 
 
 def load_block(path: Path) -> TokenBlock:
     """The block that was saved at `path`; raises LakeError if the file is missing, short, altered or inconsistent."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise LakeError(f"staged block {path} can't be read: {error.strerror}.", "Run again.") from error
+    content = read_bytes(path)
+    if content is None:
+        raise LakeError(f"staged block {path} is not there.", "Run again: it is cut anew.")
     body, digest = content[:-_DIGEST_BYTES], content[-_DIGEST_BYTES:]
     if hashlib.sha256(body).digest() != digest:
         raise LakeError(f"staged block {path} is damaged: its checksum is wrong.", "Delete it and run again.")
     return _decode(body, path)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename in a folder last through a power failure."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _encode(block: TokenBlock) -> bytes:

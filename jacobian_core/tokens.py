@@ -29,7 +29,7 @@ _BATCH_DOCUMENTS = 256
 _BATCH_CHARACTERS = 1 << 18
 _log = logging.getLogger(__name__)
 
-Layout = tuple[Int64[np.ndarray, "rows_plus_1"], Int32[np.ndarray, "positions"], Int64[np.ndarray, "positions"]]
+_Rows = tuple[Int64[np.ndarray, "rows_plus_1"], Int32[np.ndarray, "positions"], Int64[np.ndarray, "positions"]]
 """`row_offsets`, `vocab_ids` and `token_ids` of a TokenBlock."""
 
 
@@ -160,12 +160,12 @@ def _pack(shard: Shard, bos_id: int, config: CorpusConfig, draft: _Draft) -> Tok
     ids = [document_id(shard.index, document.row) for document in draft.documents]
     rows = _document_rows(draft.documents, ids, bos_id)
     if config.packing == "concatenated":
-        rows = _full_rows(rows, config.context_tokens, bos_id)
+        rows = _full_rows(rows[1], rows[2], config.context_tokens)
     documents = _documents_table(draft.documents, ids, shard.name)
     return TokenBlock(make_block_id(shard.index, draft.number), *rows, documents)
 
 
-def _document_rows(documents: list[_Tokenised], ids: list[int], bos_id: int) -> Layout:
+def _document_rows(documents: list[_Tokenised], ids: list[int], bos_id: int) -> _Rows:
     """One row a document: BOS, then its analysed tokens at positions 1, 2, ..."""
     lengths = np.array([document.limit for document in documents], np.int64)
     offsets = np.concatenate([[0], np.cumsum(lengths + 1)]).astype(np.int64)
@@ -179,9 +179,15 @@ def _document_rows(documents: list[_Tokenised], ids: list[int], bos_id: int) -> 
     return offsets, vocab_ids, token_ids
 
 
-def _full_rows(rows: Layout, context_tokens: int, bos_id: int) -> Layout:
+def _full_rows(
+    vocab_ids: Int32[np.ndarray, "positions"], token_ids: Int64[np.ndarray, "positions"], context_tokens: int
+) -> tuple[
+    Int64[np.ndarray, "packed_rows_plus_1"],
+    Int32[np.ndarray, "packed_positions"],
+    Int64[np.ndarray, "packed_positions"],
+]:
     """Document rows joined into one stream, BOS between the documents, and cut into rows that begin with BOS."""
-    _, vocab_ids, token_ids = rows
+    bos_id = vocab_ids[0]
     length = len(vocab_ids) - 1  # the stream itself: without the first row's BOS
     row_tokens = context_tokens - 1
     count = -(-length // row_tokens)

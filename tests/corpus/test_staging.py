@@ -100,7 +100,7 @@ def test_every_cut_and_every_changed_byte_is_noticed(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(LakeError, match=r"b\.arrow can't be read: No such file"):
+    with pytest.raises(LakeError, match=r"b\.arrow is not there"):
         load_block(tmp_path / "b.arrow")
 
 
@@ -145,7 +145,7 @@ def test_a_full_disk_leaves_nothing_and_keeps_what_was_there(tmp_path: Path, mon
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(LakeError, match=r"can't be staged at .*b\.arrow: No space left"):
+    with pytest.raises(LakeError, match=r"b\.arrow: can't write the file: No space left"):
         save_block(make_block([3]), path)
     monkeypatch.undo()
     assert [entry.name for entry in tmp_path.iterdir()] == ["b.arrow"]
@@ -154,5 +154,5 @@ def test_a_full_disk_leaves_nothing_and_keeps_what_was_there(tmp_path: Path, mon
 
 def test_a_folder_that_can_not_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(LakeError, match="can't be staged"):
+    with pytest.raises(LakeError, match="can't create the folder"):
         save_block(make_block([2]), tmp_path / "file" / "b.arrow")
