@@ -81,9 +81,9 @@ def plan(
         return say_json(found)
     rows = [
         {"what": "tokens", "estimate": f"{found.tokens:,}"},
-        {"what": "stored entries", "estimate": short(found.entries).strip()},
-        {"what": "on disk", "estimate": f"{short(found.bytes_on_disk)}B"},
-        {"what": "peak memory", "estimate": f"{short(found.peak_memory_bytes)}B"},
+        {"what": "stored entries", "estimate": short(found.entries)},
+        {"what": "on disk", "estimate": short(found.bytes_on_disk, "B")},
+        {"what": "peak memory", "estimate": short(found.peak_memory_bytes, "B")},
         {"what": "time", "estimate": clock(found.seconds)},
     ]
     say_table("What the run would cost", rows)

@@ -1,6 +1,6 @@
 """Which Prefect API this process talks to: the user's, if one is set up, or else the lake's own local server.
 
-Prefect reads its settings from the environment when it is imported, so nothing here imports it before `use_server` is done.
+Prefect reads the environment when it is imported, so nothing here imports it before `use_server` is done.
 """
 
 from __future__ import annotations

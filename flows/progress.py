@@ -50,7 +50,7 @@ class Figures:
         eta = "" if self.eta_seconds is None else f" · ETA {clock(self.eta_seconds)}"
         return (
             f"{self.tokens_done:,}{total} tokens · {self.tokens_per_second:,.0f} tokens/s · "
-            f"{short(self.entries)} entries · {short(self.bytes)}B{eta}"
+            f"{short(self.entries)} entries · {short(self.bytes, 'B')}{eta}"
         )
 
 
@@ -183,14 +183,15 @@ class LiveLine:
         self._progress.stop()
 
 
-def short(number: float) -> str:
-    """A count with three digits and k, M, G or T: 12_345_678 is '12.3 M'."""
-    value, unit = float(number), ""
-    for unit in ("", "k", "M", "G", "T"):
-        if abs(value) < 999.5 or unit == "T":
+def short(number: float, unit: str = "") -> str:
+    """A quantity with three digits and k, M, G or T before its unit: 12_345_678 is '12.3 M', with 'B' '12.3 MB'."""
+    value, prefix = float(number), ""
+    for prefix in ("", "k", "M", "G", "T"):
+        if abs(value) < 999.5 or prefix == "T":
             break
         value /= 1000
-    return f"{value:.3g} {unit}" if unit else f"{value:.0f} "
+    digits = f"{value:.3g}" if prefix else f"{value:.0f}"
+    return f"{digits} {prefix}{unit}".rstrip()
 
 
 def clock(seconds: float) -> str:

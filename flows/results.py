@@ -97,7 +97,7 @@ def run_facts(lake: Path, run_id: str) -> dict[str, str]:
         "run": run_id,
         "tokens": f"{totals.get('tokens', 0):,}",
         "stored entries": f"{totals.get('entries_stored', 0):,}",
-        "on disk": f"{short(stored)}B",
+        "on disk": short(stored, "B"),
         "lake": str(lake),
         "reports": str(lake / "reports" / run_id),
     }

@@ -19,7 +19,11 @@ def is_network_failure(error: BaseException) -> bool:
     """True if the error, or one that it was raised from, is a failure of the network or says that it is `transient`."""
     seen: BaseException | None = error
     while seen is not None:
-        if getattr(seen, "transient", False) or isinstance(seen, (ConnectionError, TimeoutError)) or _is_client_failure(seen):
+        if (
+            getattr(seen, "transient", False)
+            or isinstance(seen, (ConnectionError, TimeoutError))
+            or _is_client_failure(seen)
+        ):
             return True
         seen = seen.__cause__ or seen.__context__
     return False

@@ -101,7 +101,7 @@ def summary_line(run_id: str, figures: Figures) -> str:
     """A run's end in one line."""
     return (
         f"{run_id}: {figures.tokens_done:,} tokens, {short(figures.entries)} entries, "
-        f"{short(figures.bytes)}B in {clock(figures.seconds)}"
+        f"{short(figures.bytes, 'B')} in {clock(figures.seconds)}"
     )
 
 

@@ -1,0 +1,58 @@
+"""What the UI gets: text of the corpus stays in its cell, keys are what Prefect takes."""
+
+from __future__ import annotations
+
+import pytest
+
+from flows import ui
+from flows.progress import Figures
+
+
+def test_a_markdown_cell_can_t_be_left() -> None:
+    hostile = "a|b\n<script>alert(1)</script> `x` [y](z) \x1b[31m \0"
+    table = ui.markdown_table([{"token": hostile, "count": 1234567}])
+    row = table.splitlines()[-1]
+    assert len(table.splitlines()) == 3
+    assert row.count("|") == 3
+    assert "1,234,567" in row
+    assert not any(char in row for char in "<>`[\x1b\0")
+
+
+def test_figures_are_short() -> None:
+    assert [ui.figure(value) for value in (1 / 3, 1e-9, 12, None, True, "x")] == [
+        "0.3333",
+        "1e-09",
+        "12",
+        "",
+        "true",
+        "x",
+    ]
+
+
+def test_a_page_has_the_reports_before_the_provenance() -> None:
+    page = ui.run_page("Run r", {"pair": "folder:p"}, {"sparsity": [{"mean": 0.5}], "empty": []})
+    assert page.startswith("# Run r")
+    assert page.index("## sparsity") < page.index("## The run")
+    assert "(no rows)" in page
+
+
+@pytest.mark.parametrize(("name", "key"), [("threshold_fractions", "threshold-fractions"), ("Run É_1", "run---1")])
+def test_keys(name: str, key: str) -> None:
+    assert ui.artifact_key(name) == key
+
+
+def test_the_bar_moves_at_most_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[int] = []
+    bar = ui.ProgressArtifact()
+    now = [0.0]
+    monkeypatch.setattr(ui.time, "monotonic", lambda: now[0])
+
+    def write(figures: Figures) -> None:
+        written.append(figures.tokens_done)
+        bar._last = now[0]
+
+    monkeypatch.setattr(bar, "_write", write)
+    for tokens in range(30):
+        now[0] += 0.1
+        bar.update(Figures(None, tokens_done=tokens))
+    assert len(written) == 3
