@@ -21,6 +21,7 @@ from jacobian_core.tokens import Cursor
 
 if TYPE_CHECKING:
     from jacobian_core.manifest import BlockMarker
+    from jacobian_core.plan import Plan
 
 ShardRef = Shard
 CursorRef = Cursor
@@ -258,6 +259,13 @@ def publish_run(run: RunRef, skipped: dict[str, int]) -> RunSummary:
         seconds=seconds,
         manifest_path=str(lake.manifest_path(run.run_id)),
     )
+
+
+def plan_run(config: RunConfig) -> Plan:
+    """What the run would cost; see `plan.plan_run`."""
+    from jacobian_core import plan
+
+    return plan.plan_run(config)
 
 
 def list_runs(lake: str) -> list[RunInfo]:

@@ -1,0 +1,60 @@
+"""How many tokens a corpus holds, judged from its first documents and its files' sizes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import islice
+
+from jacobian_core.config import CorpusConfig, ModelConfig
+from jacobian_core.corpus import Shard, list_shards, open_shard
+from jacobian_core.shards import Document, read_documents
+from jacobian_core.tokenizer import load_tokenizer
+
+_SAMPLE_BYTES = 2 << 20
+_SAMPLE_ROWS = 2_000
+
+
+@dataclass(frozen=True)
+class CorpusEstimate:
+    """Bytes of all selected shards (as they are stored), and analysed tokens for each of them."""
+
+    total_bytes: int
+    tokens_per_byte: float
+
+
+def tokens_per_byte(corpus: CorpusConfig, model: ModelConfig) -> CorpusEstimate:
+    """The estimate from the start of the first shard; shards of unknown size count as large as the known ones' mean.
+
+    Raises CorpusError as `list_shards` and `read_documents` do.
+    """
+    shards = list_shards(corpus)
+    sizes = [shard.size_bytes for shard in shards if shard.size_bytes]
+    rows, sample_bytes = _rows_and_bytes(shards[0])
+    texts = [d.text for d in islice(read_documents(shards[0], corpus), rows) if isinstance(d, Document)]
+    limit = corpus.context_tokens - 1 if corpus.packing == "document" else None
+    tokens = sum(len(ids) if limit is None else min(len(ids), limit) for ids in load_tokenizer(model).encode(texts))
+    mean = sum(sizes) / max(1, len(sizes))
+    return CorpusEstimate(int(mean * len(shards)), tokens / max(1, sample_bytes))
+
+
+def _rows_and_bytes(shard: Shard) -> tuple[int, float]:
+    """Rows at the shard's start, and how many of its stored bytes they take."""
+    with open_shard(shard) as file:
+        if shard.name.endswith(".parquet"):
+            import pyarrow.parquet as pq
+
+            rows = pq.ParquetFile(file).metadata.num_rows
+            taken = min(rows, _SAMPLE_ROWS)
+            return taken, (shard.size_bytes or 0) * taken / max(1, rows)
+        raw = file.read(_SAMPLE_BYTES)
+    if shard.name.endswith(".zst"):
+        import zstandard
+
+        text = zstandard.ZstdDecompressor().decompressobj(read_across_frames=True).decompress(raw)
+    else:
+        text = raw
+    rows = min(text.count(b"\n"), _SAMPLE_ROWS)
+    end = 0
+    for _ in range(rows):
+        end = text.index(b"\n", end) + 1
+    return rows, len(raw) * end / max(1, len(text))
