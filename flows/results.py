@@ -11,6 +11,7 @@ from flows.progress import short
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
     from jacobian_core.pipeline import ArtifactRef, QualityReport, RunRef
 
 RUN_REPORTS = ("threshold_fractions", "mean_max_aggregates", "sparsity", "convergence", "data_quality")

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
-from flows.progress import Figures, clock, short
+from flows.progress import Figures
 
 _UPDATE_SECONDS = 1.0  # an update costs the server 13 ms, and blocks can be quicker than that
 _TABLE_ROWS = 50
@@ -95,14 +95,6 @@ def figure(value: object) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def summary_line(run_id: str, figures: Figures) -> str:
-    """A run's end in one line."""
-    return (
-        f"{run_id}: {figures.tokens_done:,} tokens, {short(figures.entries)} entries, "
-        f"{short(figures.bytes, 'B')} in {clock(figures.seconds)}"
-    )
 
 
 def _cell(value: object) -> object:

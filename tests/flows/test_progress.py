@@ -89,8 +89,8 @@ def test_the_live_line_is_drawn_and_leaves_the_last_figures(capsys: pytest.Captu
 @pytest.mark.parametrize(
     ("number", "text"),
     [
-        (0, "0 "),
-        (999, "999 "),
+        (0, "0"),
+        (999, "999"),
         (1000, "1 k"),
         (12_345_678, "12.3 M"),
         (999_600, "1 M"),
