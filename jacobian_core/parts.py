@@ -2,8 +2,8 @@
 
 Columns are encoded as the contract says (BYTE_STREAM_SPLIT, DELTA_BINARY_PACKED, dictionaries, zstd): 3.9 bytes an
 entry where pyarrow's defaults take 4.9, and faster. At most one row group is held in memory. The same rows give the
-same bytes, however they were cut into writes: each row group is made contiguous first, a copy that is cheap beside
-encoding.
+same bytes, however they were cut into writes: row groups are cut to size here, and pyarrow's pages don't depend on
+chunks (a test holds it to that).
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ class PartWriter:
 
     def _write_group(self, data: pa.Table) -> None:
         with files.lake_errors(self._path, "write the part"):
-            self._writer.write_table(data.combine_chunks(), row_group_size=self._group_rows)
+            self._writer.write_table(data, row_group_size=self._group_rows)
 
     def _abandon(self) -> None:
         # Closing the writer tries to write a footer, which fails on a full disk; the file goes away either way.

@@ -39,6 +39,13 @@ def test_readers_see_whole_blocks_only(killed: list[Path]) -> None:
             )
 
 
+def test_a_later_kill_never_loses_a_block(killed: list[Path]) -> None:
+    """Nor is there a moment, such as while the run is published, when blocks are gone that were there before."""
+    seen = [len(Lake(root).markers(RUN)) for root in killed]
+    assert seen == sorted(seen)
+    assert set(seen) == {0, 1, 2}
+
+
 def test_the_second_attempt_leaves_the_undisturbed_lake(killed: list[Path], tmp_path: Path) -> None:
     undisturbed = Lake.create(tmp_path / "undisturbed")
     write_run(undisturbed)

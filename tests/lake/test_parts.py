@@ -32,7 +32,7 @@ def _write(lake: Lake, table: Table, chunks: Iterable[pa.Table], config: LakeCon
         return writer.finish()
 
 
-def _cut(rows: pa.Table, cuts: list[int]) -> list[pa.Table]:
+def _cut(rows: pa.Table, cuts: Iterable[int]) -> list[pa.Table]:
     edges = [0, *sorted(min(cut, rows.num_rows) for cut in cuts), rows.num_rows]
     return [rows.slice(a, b - a) for a, b in pairwise(edges)]
 
@@ -63,6 +63,17 @@ def test_the_same_rows_are_the_same_bytes_however_they_are_cut(lake: Lake, rows:
     assert whole.info.sha256 == pieces.info.sha256
     whole.discard()
     pieces.discard()
+
+
+def test_many_rows_too_are_the_same_bytes_however_they_are_cut(lake: Lake) -> None:
+    """Pages, dictionaries and row groups of full size."""
+    rows = example_tables(tokens=12_000, latents=8)["latents"]
+    config = LakeConfig(row_group_rows=100_000)
+    parts = [
+        _write(lake, TABLES["latents"], _cut(rows, cuts), config) for cuts in ([], [5, 123_456], range(0, 190_000, 777))
+    ]
+    assert len({part.info.sha256 for part in parts}) == 1
+    assert pq.ParquetFile(parts[0].temporary).num_row_groups == 2
 
 
 def test_other_rows_are_other_bytes(lake: Lake) -> None:

@@ -91,6 +91,18 @@ def test_a_published_block_is_left_alone_by_the_same_block(begun: Lake) -> None:
     assert snapshot(begun.root) == before
 
 
+@pytest.mark.parametrize("finished", [False, True])
+def test_the_same_block_again_heals_a_lost_part(begun: Lake, finished: bool) -> None:
+    write_block(begun, 0)
+    if finished:
+        write_run(begun, blocks=1)
+    before = snapshot(begun.root)
+    begun.part_path("latents", RUN, BLOCK).unlink()
+    assert snapshot(begun.root) != before
+    write_block(begun, 0)
+    assert snapshot(begun.root) == before
+
+
 def test_a_published_block_is_not_changed_by_another(begun: Lake) -> None:
     write_block(begun, 0)
     before = snapshot(begun.root)
@@ -138,6 +150,17 @@ def test_many_workers_on_one_block_publish_it_once(begun: Lake) -> None:
     assert all(marker == markers[0] for marker in markers)
     assert begun.markers(RUN) == [markers[0]]
     assert temporaries(begun.root) == []
+
+
+def test_a_worker_waits_while_another_publishes(begun: Lake) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        with files.exclusive(begun.lock_path(RUN)):
+            waiting = pool.submit(write_block, begun, 0)
+            with pytest.raises(TimeoutError):
+                waiting.result(0.5)
+            assert begun.markers(RUN) == []
+            assert not list(begun.root.glob("*/*/part-*"))
+        assert [waiting.result(30)] == begun.markers(RUN)
 
 
 def test_a_worker_that_wakes_after_the_run_was_published_changes_nothing(begun: Lake) -> None:
