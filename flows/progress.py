@@ -158,7 +158,9 @@ class LiveLine:
         from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
         columns = (SpinnerColumn(), BarColumn(bar_width=24), TextColumn("{task.description}", markup=False))
-        self._progress = Progress(*columns, console=Console(stderr=True, highlight=False), transient=True)
+        self._progress = Progress(
+            *columns, console=Console(stderr=True, highlight=False), refresh_per_second=4, transient=True
+        )
         self._task = self._progress.add_task("starting", total=None)
         self._progress.start()
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 RUN_REPORTS = ("threshold_fractions", "mean_max_aggregates", "sparsity", "convergence", "data_quality")
 """Reports that every run ends with, the answer first."""
 _ID_CHARACTERS = 12
+_REDO = "Analyse again into a new lake, and report it if it returns."
 
 
 def run_note(run: RunRef, artifact: ArtifactRef) -> str:
@@ -129,6 +130,7 @@ def verify_all(lake: Path, run_id: str | None) -> list[dict[str, str]]:
         with warehouse.connect(opened, [each]) as connection:
             for check in checks.run_checks(connection, each):
                 if not check.passed:
-                    what = f"check {check.name} fails for {check.violations} rows, such as {check.sample}."
-                    findings.append({"severity": "error", "run_id": each, "path": "", "what": what, "remedy": ""})
+                    found = f"{check.violations} rows break '{check.invariant}'"
+                    what = f"check {check.name}: {found}, such as {', '.join(map(str, check.sample[:1]))}."
+                    findings.append({"severity": "error", "run_id": each, "path": "", "what": what, "remedy": _REDO})
     return findings
