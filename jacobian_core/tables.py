@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from jaxtyping import Int32, Int64
+from numpy.typing import NDArray
 from torch import Tensor
 
 from jacobian_core.codes import Codes
@@ -27,8 +28,8 @@ def make_table(table: Table, columns: dict[str, Any]) -> pa.Table:
     return pa.Table.from_arrays(arrays, schema=schema)
 
 
-def _numpy(tensor: Tensor) -> np.ndarray[Any, Any]:
-    array: np.ndarray[Any, Any] = tensor.detach().cpu().numpy()
+def _numpy(tensor: Tensor) -> NDArray[Any]:
+    array: NDArray[Any] = tensor.detach().cpu().numpy()
     return array
 
 
@@ -84,7 +85,7 @@ def latents_table(token_ids: TokenIds, in_codes: Codes, out_codes: Codes) -> pa.
     # Each side is sorted by (token, latent); a stable sort by token alone interleaves them in key order.
     order = np.argsort(token, kind="stable")
 
-    def both(name: str) -> np.ndarray[Any, Any]:
+    def both(name: str) -> NDArray[Any]:
         return np.concatenate([_numpy(getattr(codes, name))[_numpy(codes.active)] for codes, _ in sides])[order]
 
     return make_table(

@@ -30,3 +30,26 @@ _hook = install_import_hook(
     ],
     "beartype.beartype",
 )
+
+import shutil  # noqa: E402
+from pathlib import Path  # noqa: E402
+
+import pytest  # noqa: E402
+
+from tests.tiny import make_corpus, make_model, make_pair  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `model/`, `pair/` and `corpus/`: a whole run in miniature, with random weights."""
+    root = tmp_path_factory.mktemp("tiny")
+    make_corpus(root / "corpus")
+    make_model(root / "model", root / "corpus")
+    make_pair(root / "pair")
+    return root
+
+
+@pytest.fixture
+def tiny_copy(tiny: Path, tmp_path: Path) -> Path:
+    """The same, for a test that changes it."""
+    return Path(shutil.copytree(tiny, tmp_path / "tiny"))
