@@ -134,9 +134,14 @@ def _assignments(items: list[str] | None) -> dict[str, str]:
 def _list_reports(json: bool) -> None:
     from jacobian_core.reports import list_reports
 
-    from flows.output import plain
-
-    rows: list[dict[str, Any]] = [plain(info) for info in list_reports()]
+    rows = [
+        {
+            "report": info.name,
+            "question": info.purpose,
+            "parameters": ", ".join(f"{p.name}={p.default}" for p in info.parameters if p.default is not None),
+        }
+        for info in list_reports()
+    ]
     say_json(rows) if json else say_table("Reports", rows)
 
 

@@ -74,9 +74,9 @@ def plan(
     Example: jacobian plan --profile demo --set corpus.max_tokens=1000000
     """
     from flows.progress import clock, short
-    from jacobian_core import pipeline
+    from jacobian_core.plan import plan_run
 
-    found = pipeline.plan_run(config_of(profile, settings, lake))
+    found = plan_run(config_of(profile, settings, lake))
     if json:
         return say_json(found)
     rows = [

@@ -59,13 +59,25 @@ def choose_run(lake: Path, wanted: str | None) -> str:
 def run_reports(
     lake: Path, run_id: str, names: Sequence[str] = RUN_REPORTS, parameters: Mapping[str, str] | None = None
 ) -> dict[str, pa.Table]:
-    """The reports of one run, computed from the lake as it is now."""
+    """Reports over the lake as it is now, on one run where a report is about one.
+
+    A parameter goes to each report that has it. Raises QueryError for an unknown report or parameter.
+    """
     from jacobian_core import reports, warehouse
     from jacobian_core.lake import Lake
 
-    given = {"run_id": run_id, **(parameters or {})}
+    given = dict(parameters or {})
+    known = {name: [p.name for p in reports.report_info(name).parameters] for name in names}
+    for name in given:
+        if not any(name in of_report for of_report in known.values()):
+            known[names[0]].append(name)  # the first report refuses it, with the nearest name
     with warehouse.connect(Lake.open(lake)) as connection:
-        return {name: reports.run_report(connection, name, given) for name in names}
+        return {
+            name: reports.run_report(
+                connection, name, {k: v for k, v in {"run_id": run_id, **given}.items() if k in of_report}
+            )
+            for name, of_report in known.items()
+        }
 
 
 def write_reports(lake: Path, run_id: str, tables: Mapping[str, pa.Table]) -> list[str]:
@@ -106,13 +118,19 @@ def run_facts(lake: Path, run_id: str) -> dict[str, str]:
 
 
 def run_query(lake: Path, query: str, run: str | None, parameters: Mapping[str, str]) -> pa.Table:
-    """The rows of an ad-hoc statement (or of the file that holds it) over the lake, reading only."""
+    """The rows of an ad-hoc statement (or of the file that holds it) over the lake, reading only.
+
+    With `run`, the views hold that run alone, and `$run_id` in the text of the statement is its id.
+    """
     from jacobian_core import reports, warehouse
     from jacobian_core.lake import Lake
 
     chosen = None if run is None else [choose_run(lake, run)]
+    given = dict(parameters)
+    if chosen and "$run_id" in query:
+        given.setdefault("run_id", chosen[0])
     with warehouse.connect(Lake.open(lake), chosen) as connection:
-        return reports.run_sql(connection, query, dict(parameters))
+        return reports.run_sql(connection, query, given)
 
 
 def verify_all(lake: Path, run_id: str | None) -> list[dict[str, str]]:
