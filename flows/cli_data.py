@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -39,9 +39,8 @@ def report(
 
     Example: jacobian report mean_max_aggregates --set top=5
     """
-    from jacobian_core.reports import render
-
     from flows.results import RUN_REPORTS, choose_run, run_reports, write_reports
+    from jacobian_core.reports import render
 
     if show_list:
         return _list_reports(json)
