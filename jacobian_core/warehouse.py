@@ -23,6 +23,7 @@ from jacobian_core.errors import LakeError, QueryError
 from jacobian_core.lake import Lake
 from jacobian_core.manifest import PartInfo
 from jacobian_core.run_facts import RunSnapshot, run_snapshot
+from jacobian_core.sql_files import literal
 from jacobian_core.validate import check_part
 from jacobian_core.warehouse_sql import warehouse_statements
 
@@ -45,8 +46,8 @@ def connect(
     """An in-memory DuckDB with the views and macros over the lake (`runs`: over these runs only).
 
     `memory` is DuckDB's limit in its own notation; what does not fit goes to `temporary_folder` (by default the
-    system's). With `read_only`, statements reach no file outside of the lake and can't change settings; that they write
-    nothing inside is `reports.run_sql`'s part. Raises LakeError where a part is missing or breaks its contract, and
+    system's). With `read_only`, statements reach no file but the listed parts and can't change settings; that they do
+    not COPY over a part is `reports.run_sql`'s business. Raises LakeError where a part is missing or breaks its contract, and
     QueryError for an unknown run or a bad memory limit.
     """
     states = _states(lake, runs)
@@ -57,10 +58,7 @@ def connect(
         connection.execute("SET temp_directory = $folder", {"folder": str(folder)})
         _create(connection, lake, states)
         if read_only:
-            root = str(lake.root.resolve())
-            connection.execute("SET allowed_directories = [$root]", {"root": root})
-            connection.execute("SET enable_external_access = false")
-            connection.execute("SET lock_configuration = true")
+            _lock(connection, lake, states)
     except BaseException:
         connection.close()
         raise
@@ -88,6 +86,18 @@ def build_warehouse(lake: Lake) -> Path:
         files.remove(temporary)
         files.remove(temporary.with_name(temporary.name + ".wal"))
     return path
+
+
+def _lock(connection: duckdb.DuckDBPyConnection, lake: Lake, states: list[RunSnapshot]) -> None:
+    """Let statements open exactly the listed parts: no other file, folder, network address or setting.
+
+    Not even the lake's folders, since a SELECT can write: `FROM enable_logging(..., storage_path = ...)` does.
+    """
+    root = lake.root.resolve()
+    paths = [str(root / part.path) for state in states for parts in state.parts.values() for part in parts]
+    connection.execute(f"SET allowed_paths = {literal(paths)}")
+    connection.execute("SET enable_external_access = false")
+    connection.execute("SET lock_configuration = true")
 
 
 def _open(database: str, memory: str, threads: int | None) -> duckdb.DuckDBPyConnection:

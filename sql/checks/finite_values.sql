@@ -1,0 +1,103 @@
+-- invariant: every number is finite where it is not null
+-- reads: tokens, latents, jacobian_entries, pair_stats, interventions
+-- parameters:
+--   run_id VARCHAR - the run
+-- grain: one column with a value that is not finite
+-- columns:
+--   table_name VARCHAR - the table
+--   column_name VARCHAR - the column
+--   violations BIGINT - values that are NaN or infinite [rows]
+WITH counted AS (
+    SELECT
+        'tokens' AS table_name,
+        unnest([
+            'abs_sum_total',
+            'abs_sum_stored',
+            'sq_sum_total',
+            'abs_max'
+        ]) AS column_name,
+        unnest([
+            count(*) FILTER (NOT isfinite(abs_sum_total)),
+            count(*) FILTER (NOT isfinite(abs_sum_stored)),
+            count(*) FILTER (NOT isfinite(sq_sum_total)),
+            count(*) FILTER (NOT isfinite(abs_max))
+        ]) AS violations
+    FROM tokens
+    WHERE run_id = $run_id
+    UNION ALL
+    SELECT
+        'latents' AS table_name,
+        unnest([
+            'activation',
+            'margin'
+        ]) AS column_name,
+        unnest([
+            count(*) FILTER (NOT isfinite(activation)),
+            count(*) FILTER (NOT isfinite(margin))
+        ]) AS violations
+    FROM latents
+    WHERE run_id = $run_id
+    UNION ALL
+    SELECT
+        'jacobian_entries' AS table_name,
+        unnest([
+            'value',
+            'second_derivative'
+        ]) AS column_name,
+        unnest([
+            count(*) FILTER (NOT isfinite(value)),
+            count(*) FILTER (NOT isfinite(second_derivative))
+        ]) AS violations
+    FROM jacobian_entries
+    WHERE run_id = $run_id
+    UNION ALL
+    SELECT
+        'pair_stats' AS table_name,
+        unnest([
+            'sum',
+            'sum_abs',
+            'sum_sq',
+            'max_abs'
+        ]) AS column_name,
+        unnest([
+            count(*) FILTER (NOT isfinite("sum")),
+            count(*) FILTER (NOT isfinite(sum_abs)),
+            count(*) FILTER (NOT isfinite(sum_sq)),
+            count(*) FILTER (NOT isfinite(max_abs))
+        ]) AS violations
+    FROM pair_stats
+    WHERE run_id = $run_id
+    UNION ALL
+    SELECT
+        'interventions' AS table_name,
+        unnest([
+            'in_before',
+            'in_after',
+            'value',
+            'second_derivative',
+            'out_before',
+            'out_after',
+            'pre_after',
+            'weight'
+        ]) AS column_name,
+        unnest([
+            count(*) FILTER (NOT isfinite(in_before)),
+            count(*) FILTER (NOT isfinite(in_after)),
+            count(*) FILTER (NOT isfinite(value)),
+            count(*) FILTER (NOT isfinite(second_derivative)),
+            count(*) FILTER (NOT isfinite(out_before)),
+            count(*) FILTER (NOT isfinite(out_after)),
+            count(*) FILTER (NOT isfinite(pre_after)),
+            count(*) FILTER (NOT isfinite(weight))
+        ]) AS violations
+    FROM interventions
+    WHERE run_id = $run_id
+)
+
+SELECT
+    table_name,
+    column_name,
+    violations
+FROM counted
+WHERE violations > 0
+ORDER BY table_name, column_name

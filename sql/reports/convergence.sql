@@ -1,0 +1,128 @@
+-- question: Have enough tokens been seen: does the share of pairs above a threshold still change?
+-- reads: jacobian_entries, tokens, runs, count_above
+-- parameters:
+--   run_id VARCHAR - the run
+--   thresholds DOUBLE[] default 0,1e-5,1e-4,1e-3,1e-2 - a value counts where it is strictly greater
+-- grain: one threshold after one number of tokens: the first 1/16, 1/8, 1/4, 1/2 and all of them, in corpus order
+-- columns:
+--   tokens BIGINT - tokens seen [tokens]
+--   threshold DOUBLE - |J| strictly greater than this
+--   share_mean_all_tokens DOUBLE - pairs whose mean |J| over these tokens is above, of all n_out x n_in pairs [share]
+--   share_max DOUBLE - pairs whose largest |J| is above, of all pairs [share]
+--   pairs_mean_all_tokens BIGINT - count behind share_mean_all_tokens [pairs]
+--   pairs_max BIGINT - count behind share_max [pairs]
+--
+-- One aggregation: each entry falls into the stage in which its token is first seen, and stages are added up after.
+WITH ordered AS (
+    SELECT
+        token_id,
+        row_number() OVER (ORDER BY token_id) AS seen
+    FROM tokens
+    WHERE run_id = $run_id
+),
+
+sizes AS (
+    SELECT
+        ceil(count(*) / 16)::BIGINT AS n1,
+        ceil(count(*) / 8)::BIGINT AS n2,
+        ceil(count(*) / 4)::BIGINT AS n3,
+        ceil(count(*) / 2)::BIGINT AS n4,
+        count(*) AS n5
+    FROM ordered
+),
+
+stage_ends AS (
+    SELECT
+        max(o.token_id) FILTER (o.seen <= s.n1) AS end1,
+        max(o.token_id) FILTER (o.seen <= s.n2) AS end2,
+        max(o.token_id) FILTER (o.seen <= s.n3) AS end3,
+        max(o.token_id) FILTER (o.seen <= s.n4) AS end4
+    FROM ordered AS o
+    CROSS JOIN sizes AS s
+),
+
+staged AS (
+    SELECT
+        (e.out_latent::UBIGINT << 32) | e.in_latent::UBIGINT AS pair,
+        abs(e.value)::DOUBLE AS size,
+        CASE
+            WHEN e.token_id <= s.end1 THEN 1
+            WHEN e.token_id <= s.end2 THEN 2
+            WHEN e.token_id <= s.end3 THEN 3
+            WHEN e.token_id <= s.end4 THEN 4
+            ELSE 5
+        END AS stage
+    FROM jacobian_entries AS e
+    CROSS JOIN stage_ends AS s
+    WHERE e.run_id = $run_id
+),
+
+partials AS (
+    SELECT
+        pair,
+        coalesce(sum(size) FILTER (stage = 1), 0) AS sum1,
+        coalesce(sum(size) FILTER (stage = 2), 0) AS sum2,
+        coalesce(sum(size) FILTER (stage = 3), 0) AS sum3,
+        coalesce(sum(size) FILTER (stage = 4), 0) AS sum4,
+        coalesce(sum(size) FILTER (stage = 5), 0) AS sum5,
+        max(size) FILTER (stage <= 1) AS max1,
+        max(size) FILTER (stage <= 2) AS max2,
+        max(size) FILTER (stage <= 3) AS max3,
+        max(size) FILTER (stage <= 4) AS max4,
+        max(size) AS max5
+    FROM staged
+    GROUP BY pair
+),
+
+bounds AS (
+    SELECT list_sort(list_distinct($thresholds)) AS above
+),
+
+pair_bins AS (
+    SELECT
+        histogram(p.sum1 / s.n1, b.above) AS mean1,
+        histogram((p.sum1 + p.sum2) / s.n2, b.above) AS mean2,
+        histogram((p.sum1 + p.sum2 + p.sum3) / s.n3, b.above) AS mean3,
+        histogram((p.sum1 + p.sum2 + p.sum3 + p.sum4) / s.n4, b.above) AS mean4,
+        histogram((p.sum1 + p.sum2 + p.sum3 + p.sum4 + p.sum5) / s.n5, b.above) AS mean5,
+        histogram(p.max1, b.above) AS max1,
+        histogram(p.max2, b.above) AS max2,
+        histogram(p.max3, b.above) AS max3,
+        histogram(p.max4, b.above) AS max4,
+        histogram(p.max5, b.above) AS max5
+    FROM partials AS p
+    CROSS JOIN sizes AS s
+    CROSS JOIN bounds AS b
+),
+
+stages AS (
+    SELECT
+        unnest([s.n1, s.n2, s.n3, s.n4, s.n5]) AS tokens,
+        unnest([p.mean1, p.mean2, p.mean3, p.mean4, p.mean5]) AS means,
+        unnest([p.max1, p.max2, p.max3, p.max4, p.max5]) AS maxima
+    FROM sizes AS s
+    CROSS JOIN pair_bins AS p
+),
+
+counts AS (
+    -- A run of a few tokens has stages of the same size: each size once.
+    SELECT DISTINCT
+        s.tokens,
+        t.threshold,
+        count_above(s.means, t.threshold) AS pairs_mean_all_tokens,
+        count_above(s.maxima, t.threshold) AS pairs_max
+    FROM stages AS s
+    CROSS JOIN (SELECT unnest(list_distinct($thresholds)) AS threshold) AS t
+)
+
+SELECT
+    c.tokens,
+    c.threshold,
+    c.pairs_mean_all_tokens / (r.n_out_latents * r.n_in_latents) AS share_mean_all_tokens,
+    c.pairs_max / (r.n_out_latents * r.n_in_latents) AS share_max,
+    c.pairs_mean_all_tokens,
+    c.pairs_max
+FROM counts AS c
+CROSS JOIN runs AS r
+WHERE r.run_id = $run_id
+ORDER BY c.threshold, c.tokens
