@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _NOT_CLEAN = 1
+_MINUTES = len("2026-01-02T03:04")
 
 
 def register(app: typer.Typer) -> None:
@@ -39,8 +40,7 @@ def report(
 
     Example: jacobian report mean_max_aggregates --set top=5
     """
-    from flows.results import RUN_REPORTS, choose_run, run_reports, write_reports
-    from jacobian_core.reports import render
+    from flows.results import RUN_REPORTS, choose_run, run_reports, say_reports, write_reports
 
     if show_list:
         return _list_reports(json)
@@ -49,10 +49,9 @@ def report(
     written = write_reports(lake, run_id, tables) if write else []
     if json:
         return say_json({"run_id": run_id, "reports": {n: t.to_pylist() for n, t in tables.items()}, "files": written})
-    for name, table in tables.items():
-        say(f"{name} of {run_id}\n{render(table)}")
-    for path in written:
-        say(path)
+    say_reports(tables)
+    if written:
+        say(f"written: {len(written)} files in {Path(written[0]).parent}")
     return None
 
 
@@ -78,9 +77,9 @@ def sql(
     if json:
         return say_json(table.to_pylist())
     if csv is None:
-        from jacobian_core.reports import render
+        from jacobian_core.render import render
 
-        say(str(render(table)))
+        say(render(table))
     return None
 
 
@@ -111,11 +110,17 @@ def runs(lake: Lake = DEFAULT_LAKE, json: Json = False) -> None:
     Example: jacobian runs --lake lake
     """
     from flows.output import plain
+    from flows.progress import short
     from jacobian_core import pipeline
     from jacobian_core.lake import Lake as OpenLake
 
     found = [plain(info) for info in pipeline.list_runs(str(OpenLake.open(lake).root))]
-    say_json(found) if json else say_table("Runs", found)
+    if json:
+        return say_json(found)
+    for row in found:
+        row["bytes"] = short(row["bytes"], "B")
+        row["created_utc"] = (row["created_utc"] or "")[:_MINUTES].replace("T", " ")
+    return say_table("Runs", found)
 
 
 def _assignments(items: list[str] | None) -> dict[str, str]:

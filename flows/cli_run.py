@@ -121,16 +121,12 @@ def _listener() -> Any:
 
 
 def _show_result(lake: Path, run_id: str, as_json: bool) -> None:
-    from flows.results import run_facts, run_reports
-    from jacobian_core import reports
+    from flows.results import run_facts, run_reports, say_reports
 
     facts = run_facts(lake, run_id)
     if as_json:
         return say_json(facts)
-    for name, table in run_reports(lake, run_id, _SHOWN_REPORTS).items():
-        say(f"\n{name}")
-        say(reports.render(table))
-    say("")
+    say_reports(run_reports(lake, run_id, _SHOWN_REPORTS))
     for key, value in facts.items():
         say(f"{key}: {value}")
     return None

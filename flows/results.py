@@ -89,6 +89,16 @@ def write_reports(lake: Path, run_id: str, tables: Mapping[str, pa.Table]) -> li
     return [str(path) for name, table in tables.items() for path in reports.write_report(opened, run_id, name, table)]
 
 
+def say_reports(tables: Mapping[str, pa.Table]) -> None:
+    """Print reports as tables for a terminal, each under its question."""
+    from flows.output import say
+    from jacobian_core.render import render
+    from jacobian_core.reports import report_info
+
+    for name, table in tables.items():
+        say(f"{name}: {render(table, report_info(name))}\n")
+
+
 def publish_reports(lake: Path, run_id: str, facts: Mapping[str, object]) -> list[str]:
     """Write what every run ends with, and leave it in the UI; returns the files written."""
     tables = run_reports(lake, run_id)
