@@ -56,5 +56,5 @@ def _run_check(connection: duckdb.DuckDBPyConnection, file: SqlFile, run_id: str
 
 
 def _count(connection: duckdb.DuckDBPyConnection, file: SqlFile, run_id: str) -> int:
-    result = connection.execute(f"SELECT count(*) FROM ({file.statement})", {"run_id": run_id})
+    result = connection.execute(f"SELECT count(*) FROM ({file.statement}\n)", {"run_id": run_id})
     return int(result.fetchall()[0][0])

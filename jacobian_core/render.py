@@ -1,8 +1,8 @@
 """A report's table as text for a terminal or a log: aligned, rounded, with units, and safe to print.
 
 Token texts come from the web, so every control and direction character is shown as an escape, never sent to the
-terminal. Figures are rounded to four digits here only; the written reports keep them all. A table that is too wide for the line
-is cut into panels that repeat its first column.
+terminal. Figures are rounded to four digits here only; the written reports keep them all. A table that is too wide
+for the line is cut into panels that repeat its first column.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 
@@ -35,7 +35,7 @@ class _Column:
 
     @property
     def width(self) -> int:
-        """Characters that it needs: its longest cell or the longest word of its heading."""
+        """Terminal columns that it needs: its longest cell or the longest word of its heading."""
         longest = max((_cells_wide(cell) for cell in self.cells), default=0)
         cap = _TEXT_WIDTH if self.is_text else longest
         return max(min(longest, cap), *(len(word) for word in self.heading.split()))
@@ -112,10 +112,8 @@ def _panel(columns: Sequence[_Column], width: int) -> str:
 
     grid = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, _GAP - 1, 0, 0), show_edge=False)
     for column in columns:
-        grid.add_column(
-            Text(column.heading), justify="left" if column.is_text else "right", min_width=column.width,
-            max_width=_TEXT_WIDTH if column.is_text else None, overflow="fold", no_wrap=False,
-        )  # fmt: skip
+        justify: Literal["left", "right"] = "left" if column.is_text else "right"
+        grid.add_column(Text(column.heading), justify=justify, width=column.width, overflow="fold")
     for cells in zip(*(column.cells for column in columns), strict=True):
         grid.add_row(*(Text(cell) for cell in cells))
     console = Console(file=io.StringIO(), width=width, color_system=None, force_terminal=False, legacy_windows=False)

@@ -1,4 +1,4 @@
-"""From what a user typed, or a program passed, to the typed parameters of a SQL file, or one line that says what is wrong."""
+"""From what a user typed, or a program passed, to a SQL file's typed parameters, or a line that says what is wrong."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def typed_parameters(file: SqlFile, given: Mapping[str, object]) -> dict[str, Va
 
 
 def parse_value(where: str, item: Item, value: object) -> Value:
-    """One value as the parameter's type; text is read, another type is refused. QueryError names report and parameter."""
+    """One value as the parameter's type, read from text where need be; QueryError names `where` and the parameter."""
     try:
         if item.type == "VARCHAR":
             return _text(value)

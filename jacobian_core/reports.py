@@ -1,7 +1,7 @@
 """Run the reports of `sql/reports`, or any query, over a connection of `warehouse.connect`, and write what they return.
 
-Reports are SQL files with typed parameters; results are Arrow tables, small enough to hold in memory. Ad-hoc SQL may read
-anything in the lake and write nothing: only statements that select are run, besides the connection's own limits.
+Reports are SQL files with typed parameters; results are Arrow tables, small enough to hold in memory. Ad-hoc SQL may
+read anything in the lake and write nothing: only statements that select are run, besides the connection's own limits.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ def report_info(name: str) -> ReportInfo:
 def run_report(connection: duckdb.DuckDBPyConnection, name: str, parameters: Mapping[str, object]) -> pa.Table:
     """Run a report; what is not in `parameters` takes its default, and `run_id` the only run there is.
 
-    Values may be text, as typed on a command line. Raises QueryError for an unknown report, parameter or run, a value of
-    the wrong type, or a failing query.
+    Values may be text, as typed on a command line. Raises QueryError for an unknown report, parameter or run, a value
+    of the wrong type, or a failing query.
     """
     report = report_info(name)
     runs = [row[0] for row in _execute(connection, "SELECT run_id FROM runs ORDER BY run_id", {}).fetchall()]
@@ -54,7 +54,8 @@ def run_report(connection: duckdb.DuckDBPyConnection, name: str, parameters: Map
     for parameter in ("run_id", "run_a", "run_b"):
         if parameter in values and values[parameter] not in runs:
             raise QueryError(f"there is no run {values[parameter]!r}.", nearest(str(values[parameter]), runs))
-    return _execute(connection, report.statement, values).to_arrow_table()
+    table: pa.Table = _execute(connection, report.statement, values).to_arrow_table()
+    return table
 
 
 def write_report(lake: Lake, run_id: str, name: str, table: pa.Table) -> list[Path]:

@@ -47,8 +47,8 @@ def connect(
 
     `memory` is DuckDB's limit in its own notation; what does not fit goes to `temporary_folder` (by default the
     system's). With `read_only`, statements reach no file but the listed parts and can't change settings; that they do
-    not COPY over a part is `reports.run_sql`'s business. Raises LakeError where a part is missing or breaks its contract, and
-    QueryError for an unknown run or a bad memory limit.
+    not COPY over a part is `reports.run_sql`'s business. Raises LakeError where a part is missing or breaks its
+    contract, and QueryError for an unknown run or a bad memory limit.
     """
     states = _states(lake, runs)
     _check_parts(lake, states)

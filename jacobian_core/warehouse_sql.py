@@ -48,7 +48,7 @@ def warehouse_statements(root: Path, states: list[RunSnapshot]) -> Iterator[str]
 def macro_statement(file: SqlFile) -> str:
     """CREATE MACRO of a file of `sql/macros`; one without columns returns a single value."""
     parameters = ", ".join(parameter.name for parameter in file.parameters)
-    body = f"TABLE {file.statement}" if file.columns else f"({file.statement})"
+    body = f"TABLE {file.statement}" if file.columns else f"({file.statement}\n)"
     return f"CREATE MACRO {file.name}({parameters}) AS {body}"
 
 
@@ -78,7 +78,7 @@ def _lacks_pair_stats(state: RunSnapshot) -> bool:
 
 def _live_pair_stats(columns: str, state: RunSnapshot) -> str:
     mart = bound_statement(sql_file("marts", "pair_stats"), {"run_id": state.run_id, "thresholded": state.thresholded})
-    return f"SELECT {columns}, {literal(state.run_id)} AS run_id FROM ({mart})"
+    return f"SELECT {columns}, {literal(state.run_id)} AS run_id FROM ({mart}\n)"
 
 
 def _runs_view(states: list[RunSnapshot]) -> str:

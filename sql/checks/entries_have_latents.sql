@@ -34,6 +34,6 @@ SELECT
     u.latent,
     u.entries
 FROM used AS u
-ANTI JOIN (SELECT side, token_id, latent FROM latents WHERE run_id = $run_id) AS l
-    ON u.side = l.side AND u.token_id = l.token_id AND u.latent = l.latent
+ANTI JOIN latents AS l
+    ON u.side = l.side AND u.token_id = l.token_id AND u.latent = l.latent AND l.run_id = $run_id
 ORDER BY u.side, u.token_id, u.latent

@@ -12,7 +12,7 @@ SELECT
     e.token_id AS missing_id,
     count(*) AS rows_affected
 FROM jacobian_entries AS e
-ANTI JOIN (SELECT token_id FROM tokens WHERE run_id = $run_id) AS t ON e.token_id = t.token_id
+ANTI JOIN tokens AS t ON e.token_id = t.token_id AND t.run_id = $run_id
 WHERE e.run_id = $run_id
 GROUP BY e.token_id
 UNION ALL
@@ -21,7 +21,7 @@ SELECT
     l.token_id AS missing_id,
     count(*) AS rows_affected
 FROM latents AS l
-ANTI JOIN (SELECT token_id FROM tokens WHERE run_id = $run_id) AS t ON l.token_id = t.token_id
+ANTI JOIN tokens AS t ON l.token_id = t.token_id AND t.run_id = $run_id
 WHERE l.run_id = $run_id
 GROUP BY l.token_id
 UNION ALL
@@ -30,7 +30,7 @@ SELECT
     t.document_id AS missing_id,
     count(*) AS rows_affected
 FROM tokens AS t
-ANTI JOIN (SELECT document_id FROM documents WHERE run_id = $run_id) AS d ON t.document_id = d.document_id
+ANTI JOIN documents AS d ON t.document_id = d.document_id AND d.run_id = $run_id
 WHERE t.run_id = $run_id
 GROUP BY t.document_id
 ORDER BY table_name, missing_id

@@ -17,10 +17,10 @@ WITH counted AS (
             'abs_max'
         ]) AS column_name,
         unnest([
-            count(*) FILTER (NOT isfinite(abs_sum_total)),
-            count(*) FILTER (NOT isfinite(abs_sum_stored)),
-            count(*) FILTER (NOT isfinite(sq_sum_total)),
-            count(*) FILTER (NOT isfinite(abs_max))
+            count(*) FILTER (WHERE NOT isfinite(abs_sum_total)),
+            count(*) FILTER (WHERE NOT isfinite(abs_sum_stored)),
+            count(*) FILTER (WHERE NOT isfinite(sq_sum_total)),
+            count(*) FILTER (WHERE NOT isfinite(abs_max))
         ]) AS violations
     FROM tokens
     WHERE run_id = $run_id
@@ -32,8 +32,8 @@ WITH counted AS (
             'margin'
         ]) AS column_name,
         unnest([
-            count(*) FILTER (NOT isfinite(activation)),
-            count(*) FILTER (NOT isfinite(margin))
+            count(*) FILTER (WHERE NOT isfinite(activation)),
+            count(*) FILTER (WHERE NOT isfinite(margin))
         ]) AS violations
     FROM latents
     WHERE run_id = $run_id
@@ -45,8 +45,8 @@ WITH counted AS (
             'second_derivative'
         ]) AS column_name,
         unnest([
-            count(*) FILTER (NOT isfinite(value)),
-            count(*) FILTER (NOT isfinite(second_derivative))
+            count(*) FILTER (WHERE NOT isfinite(value)),
+            count(*) FILTER (WHERE NOT isfinite(second_derivative))
         ]) AS violations
     FROM jacobian_entries
     WHERE run_id = $run_id
@@ -60,10 +60,10 @@ WITH counted AS (
             'max_abs'
         ]) AS column_name,
         unnest([
-            count(*) FILTER (NOT isfinite("sum")),
-            count(*) FILTER (NOT isfinite(sum_abs)),
-            count(*) FILTER (NOT isfinite(sum_sq)),
-            count(*) FILTER (NOT isfinite(max_abs))
+            count(*) FILTER (WHERE NOT isfinite("sum")),
+            count(*) FILTER (WHERE NOT isfinite(sum_abs)),
+            count(*) FILTER (WHERE NOT isfinite(sum_sq)),
+            count(*) FILTER (WHERE NOT isfinite(max_abs))
         ]) AS violations
     FROM pair_stats
     WHERE run_id = $run_id
@@ -81,14 +81,14 @@ WITH counted AS (
             'weight'
         ]) AS column_name,
         unnest([
-            count(*) FILTER (NOT isfinite(in_before)),
-            count(*) FILTER (NOT isfinite(in_after)),
-            count(*) FILTER (NOT isfinite(value)),
-            count(*) FILTER (NOT isfinite(second_derivative)),
-            count(*) FILTER (NOT isfinite(out_before)),
-            count(*) FILTER (NOT isfinite(out_after)),
-            count(*) FILTER (NOT isfinite(pre_after)),
-            count(*) FILTER (NOT isfinite(weight))
+            count(*) FILTER (WHERE NOT isfinite(in_before)),
+            count(*) FILTER (WHERE NOT isfinite(in_after)),
+            count(*) FILTER (WHERE NOT isfinite(value)),
+            count(*) FILTER (WHERE NOT isfinite(second_derivative)),
+            count(*) FILTER (WHERE NOT isfinite(out_before)),
+            count(*) FILTER (WHERE NOT isfinite(out_after)),
+            count(*) FILTER (WHERE NOT isfinite(pre_after)),
+            count(*) FILTER (WHERE NOT isfinite(weight))
         ]) AS violations
     FROM interventions
     WHERE run_id = $run_id

@@ -29,17 +29,18 @@ of_rows AS (
 ),
 
 compared AS (
-    SELECT unnest([
-        {'total': 'tokens', 'recorded': r.tokens::DOUBLE, 'found': t.tokens},
-        {'total': 'documents', 'recorded': r.documents::DOUBLE, 'found': n.documents},
-        {'total': 'latents', 'recorded': r.latents::DOUBLE, 'found': n.latents},
-        {'total': 'entries_total', 'recorded': r.entries_total::DOUBLE, 'found': t.entries_total},
-        {'total': 'entries_stored', 'recorded': r.entries_stored::DOUBLE, 'found': t.entries_stored},
-        {'total': 'rows of jacobian_entries', 'recorded': r.entries_stored::DOUBLE, 'found': n.entries},
-        {'total': 'abs_sum_total', 'recorded': r.abs_sum_total, 'found': t.abs_sum_total},
-        {'total': 'abs_sum_stored', 'recorded': r.abs_sum_stored, 'found': t.abs_sum_stored},
-        {'total': 'sq_sum_total', 'recorded': r.sq_sum_total, 'found': t.sq_sum_total}
-    ]) AS pair
+    SELECT
+        unnest([
+            {'total': 'tokens', 'recorded': r.tokens::DOUBLE, 'found': t.tokens},
+            {'total': 'documents', 'recorded': r.documents::DOUBLE, 'found': n.documents},
+            {'total': 'latents', 'recorded': r.latents::DOUBLE, 'found': n.latents},
+            {'total': 'entries_total', 'recorded': r.entries_total::DOUBLE, 'found': t.entries_total},
+            {'total': 'entries_stored', 'recorded': r.entries_stored::DOUBLE, 'found': t.entries_stored},
+            {'total': 'rows of jacobian_entries', 'recorded': r.entries_stored::DOUBLE, 'found': n.entries},
+            {'total': 'abs_sum_total', 'recorded': r.abs_sum_total, 'found': t.abs_sum_total},
+            {'total': 'abs_sum_stored', 'recorded': r.abs_sum_stored, 'found': t.abs_sum_stored},
+            {'total': 'sq_sum_total', 'recorded': r.sq_sum_total, 'found': t.sq_sum_total}
+        ]) AS pair
     FROM runs AS r
     CROSS JOIN of_tokens AS t
     CROSS JOIN of_rows AS n

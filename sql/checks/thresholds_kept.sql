@@ -1,4 +1,5 @@
--- invariant: no stored |J| is below the run's min_abs or above its token's abs_max, and no token has more than top_entries_per_token
+-- invariant: no stored |J| is below the run's min_abs or above its token's abs_max, and no token has more entries
+--     than top_entries_per_token
 -- reads: jacobian_entries, tokens, runs
 -- parameters:
 --   run_id VARCHAR - the run

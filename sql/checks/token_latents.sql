@@ -13,8 +13,8 @@
 WITH found AS (
     SELECT
         token_id,
-        count(*) FILTER (side = 'in') AS in_found,
-        count(*) FILTER (side = 'out') AS out_found
+        count(*) FILTER (WHERE side = 'in') AS in_found,
+        count(*) FILTER (WHERE side = 'out') AS out_found
     FROM latents
     WHERE run_id = $run_id
     GROUP BY token_id

@@ -6,4 +6,4 @@
 -- grain: one value
 --
 -- One pass over the values then answers for every threshold. A histogram of no values is null, and counts 0.
-SELECT coalesce(list_sum([bin.value FOR bin IN map_entries(bins) IF bin.key > threshold]), 0)::BIGINT
+SELECT coalesce(list_sum([bin.value FOR bin IN map_entries(bins) IF bin.key > threshold]), 0)::BIGINT  -- noqa: RF01

@@ -15,8 +15,8 @@
 --   sum_sq DOUBLE - sum of J^2 over the stored entries
 --   max_abs FLOAT - largest |J| of the stored entries
 --
--- The sums must not depend on the order in which threads meet the rows, so that a re-run writes the same bytes. Floating
--- point addition does; so values are added as 128-bit integers, in the finest unit in which no sum can overflow:
+-- The sums must not depend on the order in which threads meet the rows, so that a re-run writes the same bytes. The
+-- addition of floats does; so values are added as 128-bit integers, in the finest unit in which no sum can overflow:
 -- 2^-value_bits, of which the largest value takes about 2^(125 - log2(tokens)). That is about 1e-33 for a run of
 -- 24,000 tokens and 1e-28 for one of 10^9: exact for any value that a float32 computation can tell from rounding.
 -- Both indices are packed into one 64-bit key, which groups a quarter faster than two columns.

@@ -99,9 +99,9 @@ measures AS (
 SELECT
     measure,
     threshold,
-    max(measured_value) FILTER (run = 'a') AS run_a,
-    max(measured_value) FILTER (run = 'b') AS run_b,
-    max(measured_value) FILTER (run = 'a') / nullif(max(measured_value) FILTER (run = 'b'), 0) AS a_over_b
+    max(measured_value) FILTER (WHERE run = 'a') AS run_a,
+    max(measured_value) FILTER (WHERE run = 'b') AS run_b,
+    max(measured_value) FILTER (WHERE run = 'a') / nullif(max(measured_value) FILTER (WHERE run = 'b'), 0) AS a_over_b
 FROM measures
 GROUP BY rank, measure, threshold
 ORDER BY rank, threshold

@@ -33,10 +33,10 @@ sizes AS (
 
 stage_ends AS (
     SELECT
-        max(o.token_id) FILTER (o.seen <= s.n1) AS end1,
-        max(o.token_id) FILTER (o.seen <= s.n2) AS end2,
-        max(o.token_id) FILTER (o.seen <= s.n3) AS end3,
-        max(o.token_id) FILTER (o.seen <= s.n4) AS end4
+        max(o.token_id) FILTER (WHERE o.seen <= s.n1) AS end1,
+        max(o.token_id) FILTER (WHERE o.seen <= s.n2) AS end2,
+        max(o.token_id) FILTER (WHERE o.seen <= s.n3) AS end3,
+        max(o.token_id) FILTER (WHERE o.seen <= s.n4) AS end4
     FROM ordered AS o
     CROSS JOIN sizes AS s
 ),
@@ -44,14 +44,14 @@ stage_ends AS (
 staged AS (
     SELECT
         (e.out_latent::UBIGINT << 32) | e.in_latent::UBIGINT AS pair,
-        abs(e.value)::DOUBLE AS size,
+        abs(e.value)::DOUBLE AS magnitude,
         CASE
             WHEN e.token_id <= s.end1 THEN 1
             WHEN e.token_id <= s.end2 THEN 2
             WHEN e.token_id <= s.end3 THEN 3
             WHEN e.token_id <= s.end4 THEN 4
             ELSE 5
-        END AS stage
+        END AS stage_number
     FROM jacobian_entries AS e
     CROSS JOIN stage_ends AS s
     WHERE e.run_id = $run_id
@@ -60,16 +60,16 @@ staged AS (
 partials AS (
     SELECT
         pair,
-        coalesce(sum(size) FILTER (stage = 1), 0) AS sum1,
-        coalesce(sum(size) FILTER (stage = 2), 0) AS sum2,
-        coalesce(sum(size) FILTER (stage = 3), 0) AS sum3,
-        coalesce(sum(size) FILTER (stage = 4), 0) AS sum4,
-        coalesce(sum(size) FILTER (stage = 5), 0) AS sum5,
-        max(size) FILTER (stage <= 1) AS max1,
-        max(size) FILTER (stage <= 2) AS max2,
-        max(size) FILTER (stage <= 3) AS max3,
-        max(size) FILTER (stage <= 4) AS max4,
-        max(size) AS max5
+        coalesce(sum(magnitude) FILTER (WHERE stage_number = 1), 0) AS sum1,
+        coalesce(sum(magnitude) FILTER (WHERE stage_number = 2), 0) AS sum2,
+        coalesce(sum(magnitude) FILTER (WHERE stage_number = 3), 0) AS sum3,
+        coalesce(sum(magnitude) FILTER (WHERE stage_number = 4), 0) AS sum4,
+        coalesce(sum(magnitude) FILTER (WHERE stage_number = 5), 0) AS sum5,
+        max(magnitude) FILTER (WHERE stage_number <= 1) AS max1,
+        max(magnitude) FILTER (WHERE stage_number <= 2) AS max2,
+        max(magnitude) FILTER (WHERE stage_number <= 3) AS max3,
+        max(magnitude) FILTER (WHERE stage_number <= 4) AS max4,
+        max(magnitude) AS max5
     FROM staged
     GROUP BY pair
 ),

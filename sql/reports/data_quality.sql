@@ -10,7 +10,7 @@
 WITH of_documents AS (
     SELECT
         count(*) AS documents,
-        count(*) FILTER (truncated) AS truncated
+        count(*) FILTER (WHERE truncated) AS truncated
     FROM documents
     WHERE run_id = $run_id
 ),
@@ -20,16 +20,16 @@ of_tokens AS (
         count(*) AS tokens,
         avg(in_active) AS in_active,
         avg(out_active) AS out_active,
-        count(*) FILTER (in_active = 0) AS without_in,
-        count(*) FILTER (out_active = 0) AS without_out
+        count(*) FILTER (WHERE in_active = 0) AS without_in,
+        count(*) FILTER (WHERE out_active = 0) AS without_out
     FROM tokens
     WHERE run_id = $run_id
 ),
 
 of_latents AS (
     SELECT
-        count(*) FILTER (side = 'in') AS in_seen,
-        count(*) FILTER (side = 'out') AS out_seen
+        count(*) FILTER (WHERE side = 'in') AS in_seen,
+        count(*) FILTER (WHERE side = 'out') AS out_seen
     FROM active_latents
     WHERE run_id = $run_id
 ),

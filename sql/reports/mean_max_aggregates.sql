@@ -2,7 +2,7 @@
 -- reads: pair_means, jacobian_entries, tokens, text_around
 -- parameters:
 --   run_id VARCHAR - the run
---   order_by VARCHAR default mean_abs_all_tokens - mean_abs_all_tokens, mean_abs_out_active, mean_abs_coactive or max_abs
+--   order_by VARCHAR default mean_abs_all_tokens - or mean_abs_out_active, mean_abs_coactive, max_abs
 --   top BIGINT default 20 - how many pairs [pairs]
 --   scope VARCHAR default active - 'active' or 'all_inputs': which sums to read
 --   min_coactive BIGINT default 1 - leave out pairs that were active together at fewer tokens [tokens]
@@ -30,10 +30,10 @@ WITH chosen AS (
                     WHEN 'mean_abs_out_active' THEN mean_abs_out_active
                     WHEN 'mean_abs_coactive' THEN mean_abs_coactive
                     WHEN 'max_abs' THEN max_abs
-                    ELSE error('order_by must be mean_abs_all_tokens, mean_abs_out_active, mean_abs_coactive or max_abs')
+                    ELSE error('order_by: mean_abs_all_tokens, mean_abs_out_active, mean_abs_coactive or max_abs')
                 END DESC NULLS LAST,
-                out_latent,
-                in_latent
+                out_latent ASC,
+                in_latent ASC
         ) AS rank,
         out_latent,
         in_latent,
@@ -58,7 +58,7 @@ ranked AS (
         e.value,
         row_number() OVER (
             PARTITION BY e.out_latent, e.in_latent
-            ORDER BY abs(e.value) DESC, e.token_id
+            ORDER BY abs(e.value) DESC, e.token_id ASC
         ) AS place
     FROM jacobian_entries AS e
     INNER JOIN chosen AS c ON e.out_latent = c.out_latent AND e.in_latent = c.in_latent
@@ -89,7 +89,8 @@ SELECT
     c.sd,
     c.max_abs,
     x.value AS example_value,
-    text_around($run_id, x.token_id, -10, 0) || '>>>' || x.text || '<<<' || text_around($run_id, x.token_id, 1, 6) AS example,
+    text_around($run_id, x.token_id, -10, 0) || '>>>' || x.text || '<<<'
+    || text_around($run_id, x.token_id, 1, 6) AS example,
     x.token_id AS example_token_id
 FROM chosen AS c
 LEFT JOIN examples AS x ON c.out_latent = x.out_latent AND c.in_latent = x.in_latent

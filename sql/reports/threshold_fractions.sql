@@ -35,7 +35,7 @@ pair_bins AS (
 ),
 
 entry_bins AS (
-    SELECT histogram(abs("value")::DOUBLE, list_sort(list_distinct($thresholds))) AS entries
+    SELECT histogram(abs(value)::DOUBLE, list_sort(list_distinct($thresholds))) AS entries
     FROM jacobian_entries
     WHERE run_id = $run_id
 ),

@@ -10,8 +10,9 @@
 --   text VARCHAR - the token itself
 --   text_after VARCHAR - up to 5 tokens after it in its document, joined
 --
--- Token ids of a document are consecutive, so neighbours are found by equality: 16 probes a token, in any order, instead
--- of a sorted window over the whole run. Positions stay far below 2^24, so a neighbour's id never is another document's.
+-- Token ids of a document are consecutive, so neighbours are found by equality: 16 probes a token, in any order,
+-- instead of a sorted window over the whole run. Positions stay far below 2^24, so a neighbour's id is never another
+-- document's. Where only a few tokens are wanted, the macro text_around is quicker.
 WITH probes AS (
     SELECT
         run_id,
@@ -28,9 +29,9 @@ SELECT
     p.token_id,
     p.document_id,
     p.position,
-    coalesce(string_agg(n.text, '' ORDER BY n.token_id) FILTER (n.token_id < p.token_id), '') AS text_before,
+    coalesce(string_agg(n.text, '' ORDER BY n.token_id) FILTER (WHERE n.token_id < p.token_id), '') AS text_before,
     p.text,
-    coalesce(string_agg(n.text, '' ORDER BY n.token_id) FILTER (n.token_id > p.token_id), '') AS text_after
+    coalesce(string_agg(n.text, '' ORDER BY n.token_id) FILTER (WHERE n.token_id > p.token_id), '') AS text_after
 FROM probes AS p
 INNER JOIN tokens AS n ON p.run_id = n.run_id AND p.near_id = n.token_id
 GROUP BY p.run_id, p.token_id, p.document_id, p.position, p.text
