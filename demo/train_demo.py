@@ -33,7 +33,7 @@ TRAINING_SHARD = CACHE / "train.jsonl.zst"
 HELD_OUT_SHARDS = (DEMO / "corpus" / "00.jsonl.zst", DEMO / "corpus" / "01.jsonl.zst")
 MODEL = DEMO / "model"
 LAYER = 2
-JACOBIAN_COEFFICIENT = 3.0
+JACOBIAN_COEFFICIENT = 5.0
 PAIRS = {
     "pair": (JACOBIAN_COEFFICIENT, "model"),
     "control": (0.0, "model"),
@@ -98,8 +98,10 @@ def pair_config(name: str, tokens: int) -> TrainPairConfig:
         active_latents=16,
         jacobian_coefficient=coefficient,
         tokens=tokens,
-        learning_rate=3e-3,
-        jacobian_every_tokens=4,
+        windows_per_step=2,
+        learning_rate=2e-3,
+        jacobian_every_tokens=2,
+        log_every_steps=200,
         storage_dtype="float16",
         checkpoint=CACHE / f"{name}.pt",
         checkpoint_seconds=60.0,

@@ -85,45 +85,19 @@ def train_pair(
     """
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    mlp = source.mlp
-    pair = DictionaryPair(mlp.d_in, mlp.d_out, config.latents, config.active_latents, config.seed).to(config.device)
-    scale = _prepare(pair, config, source, stream)
-    optimiser = torch.optim.Adam(pair.parameters(), lr=config.learning_rate, fused=config.device in FUSED_DEVICES)
-    state = Checkpointer(config.checkpoint, config.checkpoint_seconds, pair, optimiser)
-    step = state.resume()
-    per_step = config.windows_per_step * (config.context_tokens - 1)
-    steps = -(-config.tokens // per_step)
+    trainer = _Trainer(config, source, stream)
+    state = Checkpointer(config.checkpoint, config.checkpoint_seconds, trainer.pair, trainer.optimiser)
+    done = state.resume()
     record: PairProgress | None = None
-    while step < steps:
-        coefficient = config.jacobian_coefficient * warmup(step / steps, config.jacobian_warmup_fraction)
-        for group in optimiser.param_groups:
-            group["lr"] = config.learning_rate * decay(step / steps, config.decay_fraction)
-        batch = _batch(config, source, stream, config.windows_per_step, step)
-        dead = _dead(pair, config, step * per_step)
-        losses = pair_losses(
-            pair,
-            mlp,
-            batch,
-            scale,
-            dead=dead,
-            revival_latents=config.revival_latents,
-            jacobian_every_tokens=config.jacobian_every_tokens if config.jacobian_coefficient else None,
-        )
-        loss = total_loss(losses, config, coefficient)
-        optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
-        pair.normalise_decoders()
-        step += 1
-        pair.inputs.remember(losses.code_in, step * per_step)
-        pair.outputs.remember(losses.code_out, step * per_step)
-        if step % config.log_every_steps == 0 or step == steps:
-            rate = step * per_step / state.seconds()
-            record = _record(config, losses, dead, step, step * per_step, loss.item(), coefficient, rate)
+    for step in range(done, trainer.steps):
+        result = trainer.step(step)
+        if (step + 1) % config.log_every_steps == 0 or step + 1 == trainer.steps:
+            record = _record(config, result, step + 1, (step + 1) * trainer.tokens_per_step, state.seconds())
             on_record(record)
-        state.save_if_due(step)
-    state.save(step)
-    return TrainedPair(pair.eval().requires_grad_(False), step, step * per_step, state.seconds(), record)
+        state.save_if_due(step + 1)
+    state.save(max(done, trainer.steps))
+    pair = trainer.pair.eval().requires_grad_(False)
+    return TrainedPair(pair, trainer.steps, trainer.steps * trainer.tokens_per_step, state.seconds(), record)
 
 
 def total_loss(losses: PairLosses, config: TrainPairConfig, coefficient: float) -> torch.Tensor:
@@ -142,47 +116,77 @@ def decay(progress: float, fraction: float) -> float:
     return min((1 - progress) / fraction, 1.0) if fraction else 1.0
 
 
-def _prepare(pair: DictionaryPair, config: TrainPairConfig, source: MlpSource, stream: torch.Tensor) -> Scale:
-    """Measure the losses' scale on the first random windows, and start both dictionaries at the data's means."""
-    rows = max(1, config.statistics_tokens // config.context_tokens)
-    scale = Scale.of(_batch(config, source, stream, rows, step=-1))
-    pair.inputs.centre(scale.mean_in)
-    pair.outputs.centre(scale.mean_out)
-    return scale
+@dataclass(frozen=True)
+class _Step:
+    """What one optimiser step did."""
+
+    losses: PairLosses
+    loss: float
+    coefficient: float
+    dead: Dead
 
 
-def _batch(config: TrainPairConfig, source: MlpSource, stream: torch.Tensor, rows: int, step: int) -> MlpBatch:
-    """The activations of one step's windows, which depend on the seed and the step only."""
-    seed = (config.seed << 32) + step + 1
-    windows = random_windows(stream, count=rows, length=config.context_tokens, seed=seed)
-    return source.read(with_leading_bos(windows, source.bos_token_id))
+class _Trainer:
+    """The dictionaries and their optimiser; `step` makes one optimiser step."""
+
+    def __init__(self, config: TrainPairConfig, source: MlpSource, stream: Int[torch.Tensor, " stream"]) -> None:
+        self.config, self.source, self.stream = config, source, stream
+        self.tokens_per_step = config.windows_per_step * (config.context_tokens - 1)
+        self.steps = -(-config.tokens // self.tokens_per_step)
+        mlp = source.mlp
+        pair = DictionaryPair(mlp.d_in, mlp.d_out, config.latents, config.active_latents, config.seed)
+        self.pair = pair.to(config.device)
+        rows = max(1, config.statistics_tokens // config.context_tokens)
+        self.scale = Scale.of(self._batch(rows, step=-1))
+        self.pair.inputs.centre(self.scale.mean_in)
+        self.pair.outputs.centre(self.scale.mean_out)
+        fused = config.device in FUSED_DEVICES
+        self.optimiser = torch.optim.Adam(self.pair.parameters(), lr=config.learning_rate, fused=fused)
+
+    def step(self, step: int) -> _Step:
+        """Make step number `step`, from 0; the pair must be as the step before left it."""
+        config, pair, progress = self.config, self.pair, step / self.steps
+        for group in self.optimiser.param_groups:
+            group["lr"] = config.learning_rate * decay(progress, config.decay_fraction)
+        coefficient = config.jacobian_coefficient * warmup(progress, config.jacobian_warmup_fraction)
+        seen = step * self.tokens_per_step
+        dead = tuple(side.dead(seen, config.dead_after_tokens) for side in (pair.inputs, pair.outputs))
+        losses = pair_losses(
+            pair,
+            self.source.mlp,
+            self._batch(config.windows_per_step, step),
+            self.scale,
+            dead=(dead[0], dead[1]),
+            revival_latents=config.revival_latents,
+            jacobian_every_tokens=config.jacobian_every_tokens if config.jacobian_coefficient else None,
+        )
+        loss = total_loss(losses, config, coefficient)
+        self.optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimiser.step()
+        pair.normalise_decoders()
+        pair.inputs.remember(losses.code_in, seen + self.tokens_per_step)
+        pair.outputs.remember(losses.code_out, seen + self.tokens_per_step)
+        return _Step(losses, loss.item(), coefficient, (dead[0], dead[1]))
+
+    def _batch(self, rows: int, step: int) -> MlpBatch:
+        """The activations of one step's windows, which depend on the seed and the step only."""
+        seed = (self.config.seed << 32) + step + 1
+        windows = random_windows(self.stream, count=rows, length=self.config.context_tokens, seed=seed)
+        return self.source.read(with_leading_bos(windows, self.source.bos_token_id))
 
 
-def _dead(pair: DictionaryPair, config: TrainPairConfig, tokens: int) -> Dead:
-    after = config.dead_after_tokens
-    return pair.inputs.dead(tokens, after), pair.outputs.dead(tokens, after)
-
-
-def _record(
-    config: TrainPairConfig,
-    losses: PairLosses,
-    dead: Dead,
-    step: int,
-    tokens: int,
-    loss: float,
-    coefficient: float,
-    tokens_per_second: float,
-) -> PairProgress:
-    penalised = config.jacobian_coefficient > 0
+def _record(config: TrainPairConfig, result: _Step, step: int, tokens: int, seconds: float) -> PairProgress:
+    losses, penalised = result.losses, config.jacobian_coefficient > 0
     return PairProgress(
         step=step,
         tokens=tokens,
-        loss=loss,
+        loss=result.loss,
         fvu_in=losses.mse_in.item(),
         fvu_out=losses.mse_out.item(),
         mean_abs_jacobian=losses.mean_sum_abs.item() / config.active_latents**2 if penalised else None,
-        jacobian_coefficient=coefficient,
-        dead_in=dead[0].double().mean().item(),
-        dead_out=dead[1].double().mean().item(),
-        tokens_per_second=tokens_per_second,
+        jacobian_coefficient=result.coefficient,
+        dead_in=result.dead[0].double().mean().item(),
+        dead_out=result.dead[1].double().mean().item(),
+        tokens_per_second=tokens / seconds,
     )
