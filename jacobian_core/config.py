@@ -6,6 +6,7 @@ parameters. What determines the data goes into the run's identity (`identity.py`
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -105,6 +106,55 @@ class JacobianConfig(Group):
     )
 
 
+InterventionKind = Literal["ablate", "set", "scale", "sweep", "unit"]
+
+
+class InterventionConfig(Group):
+    """Which input latents are changed, at which tokens, and how; what every active output latent does is stored."""
+
+    kinds: tuple[InterventionKind, ...] = Field(
+        default=(),
+        description="'ablate': to 0; 'set': to each of set_values; 'scale': times each of scale_factors; 'sweep': over "
+        "sweep_points from 0 to sweep_max; 'unit': minus 1 (the published variant); empty: no interventions",
+    )
+    pairs: Literal["sample", "all"] = Field(
+        default="sample", description="pairs of a token: a sample stratified by |J|, or all that are active"
+    )
+    strata: tuple[float, ...] = Field(
+        default=(1e-4, 1e-3, 1e-2, 1e-1), min_length=1, description="ascending |J| that separate the sample's strata"
+    )
+    per_stratum: int = Field(default=1, ge=1, description="pairs of a token that are sampled from each stratum")
+    token_share: float = Field(default=1.0, gt=0, le=1, description="share of tokens at which latents are changed")
+    shape_token_share: float = Field(
+        default=0.0, ge=0, le=1, description="share of tokens at which function shapes are traced; 0: none"
+    )
+    shape_points: int = Field(default=100, ge=3, le=10_000, description="points of a traced function")
+    seed: int = Field(default=0, ge=0, description="seed of the samples")
+    set_values: tuple[float, ...] = Field(default=(1.0,), description="activations for 'set'")
+    scale_factors: tuple[float, ...] = Field(default=(0.5, 2.0), description="factors for 'scale'")
+    sweep_points: int = Field(default=11, ge=2, description="points for 'sweep'")
+    sweep_max: float = Field(default=5.0, gt=0, description="last activation of 'sweep'; the first is 0")
+
+    @field_validator("strata")
+    @classmethod
+    def _ascending(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if any(edge <= 0 for edge in value) or any(b <= a for a, b in pairwise(value)):
+            raise ValueError("must be positive and strictly ascending")
+        return value
+
+
+class AllInputsConfig(Group):
+    """How the aggregates of scope 'all_inputs' are accumulated."""
+
+    group_blocks: int = Field(default=64, ge=1, description="blocks of one partial sum: what a crash can cost")
+    max_memory_bytes: int = Field(
+        default=8 << 30, ge=1 << 20, description="memory of the accumulators on the device; more is refused"
+    )
+    tiles: int = Field(
+        default=1, ge=1, description="parts of the output latents that are accumulated one after another"
+    )
+
+
 class QualityConfig(Group):
     """When a pair is refused because it does not explain the activations."""
 
@@ -152,6 +202,12 @@ class RunConfig(Group):
     model: ModelConfig = Field(description="the language model")
     corpus: CorpusConfig = Field(description="the text")
     jacobian: JacobianConfig = Field(default_factory=JacobianConfig, description="what is computed and stored")
+    interventions: InterventionConfig = Field(
+        default_factory=InterventionConfig, description="what is changed to see what happens"
+    )
+    all_inputs: AllInputsConfig = Field(
+        default_factory=AllInputsConfig, description="aggregates over every input latent"
+    )
     quality: QualityConfig = Field(default_factory=QualityConfig, description="limits that stop a run")
     compute: ComputeConfig = Field(default_factory=ComputeConfig, description="how the work is done")
     lake: LakeConfig = Field(default_factory=LakeConfig, description="where and how the data is written")

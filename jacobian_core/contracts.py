@@ -176,17 +176,43 @@ INTERVENTIONS = Table(
         Column("second_derivative", "float32", "", "d2 t_out / d s_in^2 before the change", encoding=_SPLIT),
         Column("out_before", "float32", "", "t_i before", minimum=0, encoding=_SPLIT),
         Column("out_after", "float32", "", "t_i after, the selection redone: 0 if it left", minimum=0, encoding=_SPLIT),
-        Column("pre_after", "float32", "", "pre-activation of t_i after the change", encoding=_SPLIT),
+        Column("pre_change", "float32", "", "exact change of t_i's pre-activation, selection aside", encoding=_SPLIT),
         Column("left_selection", "bool", "", "true if the output latent is no longer active"),
         Column("weight", "float64", "", "pairs of the run that this sampled row stands for (1: nothing was left out)",
                minimum=0, encoding=_SPLIT),
     ),
 )  # fmt: skip
 
+_SHAPES = ("linear", "jumprelu", "other")
+
+FUNCTION_SHAPES = Table(
+    "function_shapes", "one sampled pair at one token", ("token_id", "out_latent", "in_latent"), 1,
+    "The shape of t_i as a function of s_j alone, over [0, in_max], the selection redone at every point.",
+    (
+        _TOKEN_ID,
+        _OUT,
+        _IN,
+        Column("value", "float32", "", "J at the token's own s_j", encoding=_SPLIT),
+        Column("in_before", "float32", "", "the token's own s_j", encoding=_SPLIT),
+        Column("in_max", "float32", "", "end of the range: max(5, s_j + 1)", minimum=0, encoding=_SPLIT),
+        Column("points", "int16", "points", "equally spaced points of the range", minimum=2),
+        Column("out_range", "float32", "", "largest minus smallest t_i over the range", minimum=0, encoding=_SPLIT),
+        Column("linear_residual", "float32", "", "largest |t_i - best line|", minimum=0, encoding=_SPLIT),
+        Column("jumprelu_residual", "float32", "", "largest |t_i - best line| where t_i > 0, if those points run "
+               "to an end of the range; else out_range", minimum=0, encoding=_SPLIT),
+        Column("shape", "string", "", "by the published rule: first of linear, jumprelu whose residual is < 0.01",
+               allowed=_SHAPES),
+        Column("shape_scale_free", "string", "", "the same with the residual relative to out_range", allowed=_SHAPES),
+        Column("weight", "float64", "", "pairs of the run that this row stands for", minimum=0, encoding=_SPLIT),
+    ),
+)  # fmt: skip
+
 TABLES: dict[str, Table] = {
-    t.name: t for t in (TOKENS, DOCUMENTS, LATENTS, JACOBIAN_ENTRIES, PAIR_STATS, INTERVENTIONS)
+    t.name: t for t in (TOKENS, DOCUMENTS, LATENTS, JACOBIAN_ENTRIES, PAIR_STATS, INTERVENTIONS, FUNCTION_SHAPES)
 }
-BLOCK_TABLES: tuple[str, ...] = ("tokens", "documents", "latents", "jacobian_entries")
+BLOCK_TABLES: tuple[str, ...] = (
+    "tokens", "documents", "latents", "jacobian_entries", "interventions", "function_shapes",
+)  # fmt: skip
 """Tables that get one part a block, in the order in which the parts are published."""
 
 POSITION_BITS = 24

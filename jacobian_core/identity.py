@@ -40,6 +40,8 @@ def run_identity(
         "model": {**model, **config.model.model_dump(mode="json", exclude={"name", "revision", "layer"})},
         "corpus": corpus,
         "jacobian": config.jacobian.model_dump(mode="json"),
+        "interventions": config.interventions.model_dump(mode="json"),
+        "all_inputs": config.all_inputs.model_dump(mode="json", exclude={"max_memory_bytes"}),
         # Matrix shapes decide the order of floating-point sums, so the last bits of the data hang on these two.
         "batching": {
             "forward_batch_tokens": config.compute.forward_batch_tokens,

@@ -103,7 +103,7 @@ def _corpus_tokens(config: RunConfig, tokens: int, whole: bool) -> tuple[int, st
         return tokens, "the whole corpus"
     if wanted is not None:
         return wanted, "corpus.max_tokens"
-    from jacobian_core.sampling import tokens_per_byte
+    from jacobian_core.corpus_size import tokens_per_byte
 
     estimate = tokens_per_byte(config.corpus, config.model)
     return int(estimate.total_bytes * estimate.tokens_per_byte), "shard sizes and the first documents' tokens per byte"

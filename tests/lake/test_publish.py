@@ -43,7 +43,7 @@ def _prepare(lake: Lake, tables: dict[str, pa.Table], block_id: str = BLOCK) -> 
     parts = []
     for name in BLOCK_TABLES:
         with PartWriter(lake, TABLES[name], RUN, block_id, CONFIG) as writer:
-            writer.write(tables[name])
+            writer.write(tables.get(name, TABLES[name].schema().empty_table()))
             parts.append(writer.finish())
     return parts
 
