@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _STOPPED = {signal.SIGINT: 130, signal.SIGTERM: 143}
 _SHOWN_REPORTS = ("threshold_fractions", "mean_max_aggregates", "sparsity")
+_SHOWN_PAIRS = "10"
 
 
 def register(app: typer.Typer) -> None:
@@ -47,9 +48,8 @@ def run(
     config = config_of(profile, settings, lake)
     root = Path(config.lake.root)
     Lake.create(root)  # refuse a folder that is something else before a server writes into it
-    with _Interruption(config.name) as interruption:
+    with _Interruption():
         local = prefect_for(root)
-        interruption.server = local if stop_server else None
         try:
             run_id = _run_flow(config)
         finally:
@@ -122,22 +122,22 @@ def _listener() -> Any:
 
 def _show_result(lake: Path, run_id: str, as_json: bool) -> None:
     from flows.results import run_facts, run_reports, say_reports
+    from flows.ui import figure
 
     facts = run_facts(lake, run_id)
     if as_json:
         return say_json(facts)
-    say_reports(run_reports(lake, run_id, _SHOWN_REPORTS))
+    say_reports(run_reports(lake, run_id, _SHOWN_REPORTS, {"top": _SHOWN_PAIRS}))
     for key, value in facts.items():
-        say(f"{key}: {value}")
+        say(f"{key}: {figure(value)}")
     return None
 
 
 class _Interruption:
     """While a run goes on: Ctrl-C and SIGTERM stop it tidily, and a second one at once."""
 
-    def __init__(self, name: str) -> None:
-        self.server: ServerState | None = None
-        self._name, self._number = name, 0
+    def __init__(self) -> None:
+        self._number = 0
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> _Interruption:

@@ -40,9 +40,10 @@ class Figures:
 
     @property
     def eta_seconds(self) -> float | None:
-        """Time left at the present rate; None where it can't be said."""
+        """Time left at the present rate; None where it can't be said, and at the end."""
         rate = self.tokens_per_second
-        return None if self.tokens_total is None or rate == 0 else max(0, self.tokens_total - self.tokens_done) / rate
+        left = max(0, (self.tokens_total or 0) - self.tokens_done)
+        return left / rate if left and rate else None
 
     def line(self) -> str:
         """The figures as one line of plain text."""

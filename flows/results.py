@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows import ui
-from flows.progress import short
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -110,7 +109,7 @@ def publish_reports(lake: Path, run_id: str, facts: Mapping[str, object]) -> lis
     return written
 
 
-def run_facts(lake: Path, run_id: str) -> dict[str, str]:
+def run_facts(lake: Path, run_id: str) -> dict[str, object]:
     """A finished run's figures and places, for the end of a command's output."""
     from jacobian_core.lake import Lake
 
@@ -118,10 +117,10 @@ def run_facts(lake: Path, run_id: str) -> dict[str, str]:
     totals = manifest.totals if manifest is not None else {}
     stored = sum(part.bytes for parts in manifest.all_parts().values() for part in parts) if manifest else 0
     return {
-        "run": run_id,
-        "tokens": f"{totals.get('tokens', 0):,}",
-        "stored entries": f"{totals.get('entries_stored', 0):,}",
-        "on disk": short(stored, "B"),
+        "run_id": run_id,
+        "tokens": int(totals.get("tokens", 0)),
+        "entries_stored": int(totals.get("entries_stored", 0)),
+        "bytes": stored,
         "lake": str(lake),
         "reports": str(lake / "reports" / run_id),
     }

@@ -48,7 +48,10 @@ def jacobian_run(config: RunConfig) -> str:
             gate = quality(run)
             meter.note(quality_note(gate))
             meter.begin(run.tokens_wanted)
-            publish(run, _compute_all(run, meter))
+            skipped = _compute_all(run, meter)
+            if skipped:
+                meter.note("skipped: " + ", ".join(f"{count:,} {reason}" for reason, count in skipped.items()))
+            publish(run, skipped)
             facts |= {"FVU in": gate.fvu_in, "FVU out": gate.fvu_out, "tokens/s": meter.figures.tokens_per_second}
         report(run, facts)
         complete = True

@@ -149,7 +149,8 @@ def _wait_until_healthy(state: ServerState, home: Path) -> None:
         if answers(state.api):
             return
         time.sleep(_POLL_SECONDS)
-    raise ServerError(f"the Prefect server did not answer within {_START_SECONDS:.0f} s." + _log_tail(home))
+    problem = f"the Prefect server did not answer within {_START_SECONDS:.0f} s.{_log_tail(home)}."
+    raise ServerError(problem, "Run `jacobian server stop` and try again.")
 
 
 def _free_port(wanted: int | None) -> int:
