@@ -168,5 +168,5 @@ def rows_of(draw: st.DrawFn, table: Table) -> pa.Table:
     def key(values: tuple[Any, ...]) -> tuple[Any, ...]:
         return tuple(values[i] for i in where)
 
-    rows = sorted(draw(st.lists(row, unique_by=key, max_size=12)), key=key)
+    rows = sorted(draw(st.lists(row, unique_by=key, max_size=6)), key=key)
     return table_of(table.name, {c.name: [values[i] for values in rows] for i, c in enumerate(table.columns)})
