@@ -10,7 +10,7 @@ import typer
 
 from flows import cli_config, cli_data, cli_run, cli_server, cli_train
 from flows.cli_options import DEBUG
-from flows.output import note, write_error_log
+from flows.output import note, show_warnings, write_error_log
 from jacobian_core.errors import JacobianFlowsError
 
 INTERRUPTED = 130
@@ -35,6 +35,7 @@ def main() -> NoReturn:
     arguments = [a for a in sys.argv[1:] if a != "--debug"]
     if len(arguments) < len(sys.argv[1:]):  # wherever it stands: no command has to know of it
         os.environ[DEBUG] = "1"
+    show_warnings()
     try:
         code = app(arguments, standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import os
 import sys
 import time
@@ -28,6 +29,22 @@ def say(text: str) -> None:
 def note(text: str) -> None:
     """A line for the reader that is no part of the result."""
     typer.echo(text, err=True)
+
+
+class WarningNotes(logging.Handler):
+    """Shows warnings of the project's own modules as lines on stderr."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write the line."""
+        note(f"{record.levelname.lower()}: {record.getMessage()}")
+
+
+def show_warnings() -> None:
+    """Show what the core warns of; what it merely tells goes to whoever listens (the Prefect UI's log)."""
+    core = logging.getLogger("jacobian_core")
+    core.setLevel(logging.INFO)
+    if not any(isinstance(handler, WarningNotes) for handler in core.handlers):
+        core.addHandler(WarningNotes(logging.WARNING))
 
 
 def say_json(value: Any) -> None:

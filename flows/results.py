@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from flows import ui
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 RUN_REPORTS = ("threshold_fractions", "mean_max_aggregates", "sparsity", "convergence", "data_quality")
 """Reports that every run ends with, the answer first."""
+_ANSWER_THRESHOLDS = (0.0, 1e-3, 1e-2)
 _ID_CHARACTERS = 12
 _REDO = "Analyse again into a new lake, and report it if it returns."
 
@@ -98,15 +99,61 @@ def say_reports(tables: Mapping[str, pa.Table]) -> None:
         say(f"{name}: {render(table, report_info(name))}\n")
 
 
-def publish_reports(lake: Path, run_id: str, facts: Mapping[str, object]) -> list[str]:
+def publish_reports(lake: Path, run_id: str) -> list[str]:
     """Write what every run ends with, and leave it in the UI; returns the files written."""
     tables = run_reports(lake, run_id)
     written = write_reports(lake, run_id, tables)
-    rows: dict[str, list[dict[str, Any]]] = {name: table.to_pylist() for name, table in tables.items()}
-    for name, found in rows.items():
-        ui.leave_table(run_id, name, found)
-    ui.leave_page(run_id, ui.run_page(f"Run {run_id}", facts, rows))
+    for name, table in tables.items():
+        ui.leave_table(run_id, name, table.to_pylist())
+    shown: dict[str, list[dict[str, Any]]] = dict(_for_page(name, table) for name, table in tables.items())
+    shown["The run"] = [{"fact": key, "value": value} for key, value in _provenance(lake, run_id).items()]
+    ui.leave_page(run_id, ui.run_page(f"Run {run_id}", _answer(tables["threshold_fractions"]), shown))
     return written
+
+
+def _for_page(name: str, table: pa.Table) -> tuple[str, list[dict[str, Any]]]:
+    """A report as heading and formatted rows, without the columns that are the same in every row."""
+    from jacobian_core.render import format_value
+    from jacobian_core.reports import report_info
+
+    info, rows = report_info(name), table.to_pylist()
+    kept = [c for c in info.columns if len(rows) < 2 or len({row[c.name] for row in rows}) > 1]
+    shown = [
+        {c.name: format_value(row[c.name], c.unit == "share", not c.name.endswith(("_id", "_latent"))) for c in kept}
+        for row in rows
+    ]
+    return f"{name}: {info.purpose}", shown
+
+
+def _answer(threshold_fractions: pa.Table) -> str:
+    """The run's answer to its first question, in a sentence."""
+    rows = [row for row in threshold_fractions.to_pylist() if row["threshold"] in _ANSWER_THRESHOLDS]
+    if not rows:
+        return ""
+    largest = ", ".join(f"{row['share_max']:.3%} above {row['threshold']:g}" for row in rows)
+    means = ", ".join(f"{row['share_mean_all_tokens']:.3%} above {row['threshold']:g}" for row in rows)
+    return (
+        f"Of all {rows[0]['pairs_total']:,} pairs of an input and an output latent, the largest |J| of a pair is: "
+        f"{largest}. Its mean over all tokens is: {means}."
+    )
+
+
+def _provenance(lake: Path, run_id: str) -> dict[str, object]:
+    """Where a finished run's data are from, and what they cost."""
+    from jacobian_core.lake import Lake
+
+    manifest = Lake.open(lake).manifest(run_id)
+    if manifest is None:
+        return run_facts(lake, run_id)
+    seconds = {f"seconds: {stage}": round(value, 2) for stage, value in manifest.seconds.items()}
+    sources = {
+        "pair": manifest.artifact.get("locator"),
+        "pair's digest": manifest.artifact.get("digest"),
+        "model": manifest.model.get("name"),
+        "layer": manifest.model.get("layer"),
+        **{key: value for key, value in manifest.quality.items() if isinstance(value, (int, float))},
+    }
+    return run_facts(lake, run_id) | sources | seconds | {f"version: {k}": v for k, v in manifest.versions.items()}
 
 
 def run_facts(lake: Path, run_id: str) -> dict[str, object]:

@@ -38,22 +38,19 @@ def jacobian_run(config: RunConfig) -> str:
 
     The same request again does no new work. Raises the JacobianFlowsError of the step that failed.
     """
-    meter, complete = Meter(ui.ProgressArtifact()), False
+    meter, complete = Meter(ui.UiProgress()), False
     try:
         artifact = fetch(config)
         run = resolve(config, artifact)
         meter.note(run_note(run, artifact))
-        facts: dict[str, object] = {"run": run.run_id, "artifact": artifact.locator, "model": config.model.name}
         if run.state != "done":
-            gate = quality(run)
-            meter.note(quality_note(gate))
+            meter.note(quality_note(quality(run)))
             meter.begin(run.tokens_wanted)
             skipped = _compute_all(run, meter)
             if skipped:
                 meter.note("skipped: " + ", ".join(f"{count:,} {reason}" for reason, count in skipped.items()))
             publish(run, skipped)
-            facts |= {"FVU in": gate.fvu_in, "FVU out": gate.fvu_out, "tokens/s": meter.figures.tokens_per_second}
-        report(run, facts)
+        report(run)
         complete = True
         return str(run.run_id)
     finally:

@@ -36,7 +36,7 @@ _computing = threading.Lock()  # a block uses every core (or the GPU) by itself
 
 
 def _step(name: str, run_name: str | None = None, **options: Any) -> Callable[[Callable[..., Any]], Any]:
-    return task(name=name, task_run_name=run_name, persist_result=False, cache_policy=NO_CACHE, **options)
+    return task(name=name, task_run_name=run_name or name, persist_result=False, cache_policy=NO_CACHE, **options)
 
 
 @_step("fetch", retries=len(RETRY_SECONDS), retry_delay_seconds=list(RETRY_SECONDS), retry_condition_fn=is_transient)
@@ -91,6 +91,6 @@ def publish(run: RunRef, skipped: dict[str, int]) -> RunSummary:
 
 
 @_step("report")
-def report(run: RunRef, facts: dict[str, object]) -> list[str]:
+def report(run: RunRef) -> list[str]:
     """The reports as files in the lake and as pictures in the UI."""
-    return publish_reports(Path(run.lake), run.run_id, facts)
+    return publish_reports(Path(run.lake), run.run_id)

@@ -16,15 +16,18 @@ _UPDATE_SECONDS = 1.0  # an update costs the server 13 ms, and blocks can be qui
 _TABLE_ROWS = 50
 
 
-class ProgressArtifact:
-    """The run's progress bar in the UI, updated at most once a second."""
+class UiProgress:
+    """The run's stages in its log, and its progress bar, updated at most once a second."""
 
     def __init__(self) -> None:
         self._id: UUID | None = None
         self._last = float("-inf")
 
     def note(self, text: str) -> None:
-        """Stages are in the run's log and graph already."""
+        """Write the stage's outcome into the run's log."""
+        from prefect import get_run_logger
+
+        get_run_logger().info(text)
 
     def update(self, figures: Figures) -> None:
         """Move the bar, unless it moved within the last second."""
@@ -69,12 +72,10 @@ def artifact_key(name: str) -> str:
     return "".join(c if c.isascii() and c.isalnum() else "-" for c in name.lower()).strip("-")
 
 
-def run_page(title: str, facts: Mapping[str, object], reports: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
-    """The run's page: the answer's tables first, then where everything is from."""
-    parts = [f"# {title}"]
-    for name, rows in reports.items():
-        parts.append(f"## {name}\n\n{markdown_table(rows[:_TABLE_ROWS])}")
-    parts.append("## The run\n\n" + markdown_table([{"what": k, "value": v} for k, v in facts.items()]))
+def run_page(title: str, answer: str, tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    """The run's page: the answer in a sentence, then a table under each heading."""
+    parts = [f"# {title}", answer]
+    parts += [f"## {heading}\n\n{markdown_table(rows[:_TABLE_ROWS])}" for heading, rows in tables.items()]
     return "\n\n".join(parts)
 
 

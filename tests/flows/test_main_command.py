@@ -80,6 +80,7 @@ def test_the_ui_has_the_run_s_page_its_tables_and_its_bar(
 ) -> None:
     found = artifacts(server)
     page = next(a for a in found if a["type"] == "markdown" and a["key"].startswith("tiny-"))
+    assert page["data"].index("Of all 7,680 pairs") < page["data"].index("## threshold_fractions")
     assert page["data"].index("## threshold_fractions") < page["data"].index("## The run")
     assert {"threshold-fractions", "mean-max-aggregates"} <= {a["key"] for a in found if a["type"] == "table"}
     assert any(a["type"] == "progress" and a["data"] == 100 for a in found)

@@ -29,10 +29,9 @@ def test_figures_are_short() -> None:
     ]
 
 
-def test_a_page_has_the_reports_before_the_provenance() -> None:
-    page = ui.run_page("Run r", {"pair": "folder:p"}, {"sparsity": [{"mean": 0.5}], "empty": []})
-    assert page.startswith("# Run r")
-    assert page.index("## sparsity") < page.index("## The run")
+def test_a_page_has_the_answer_first() -> None:
+    page = ui.run_page("Run r", "Half of them.", {"sparsity": [{"mean": 0.5}], "empty": []})
+    assert page.startswith("# Run r\n\nHalf of them.\n\n## sparsity")
     assert "(no rows)" in page
 
 
@@ -43,7 +42,7 @@ def test_keys(name: str, key: str) -> None:
 
 def test_the_bar_moves_at_most_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[int] = []
-    bar = ui.ProgressArtifact()
+    bar = ui.UiProgress()
     now = [0.0]
     monkeypatch.setattr(ui.time, "monotonic", lambda: now[0])
 
