@@ -22,7 +22,11 @@ from jacobian_core.lake import Lake
 from jacobian_core.parts import PartWriter, PreparedPart
 from tests.lake.builders import CONFIG, RUN, SMALL_GROUPS, example_tables, rows_of, temporaries
 
-quick = settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+quick = settings(
+    max_examples=15,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.filter_too_much],
+)
 
 
 def _write(lake: Lake, table: Table, chunks: Iterable[pa.Table], config: LakeConfig = SMALL_GROUPS) -> PreparedPart:
