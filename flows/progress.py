@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import Protocol, TextIO
@@ -90,8 +90,8 @@ class Meter:
         self.figures = Figures(None)
 
     def note(self, text: str) -> None:
-        """Tell that a stage has ended, and how."""
-        for listener in self._to:
+        """Tell that a stage has ended, and how; an empty text is not told."""
+        for listener in self._to if text else ():
             listener.note(text)
 
     def begin(self, tokens_total: int | None) -> None:
@@ -133,8 +133,9 @@ class PlainLines:
         self._last: tuple[float, Figures | None] = (float("-inf"), None)
 
     def note(self, text: str) -> None:
-        """Write the line."""
-        print(text, file=self._stream, flush=True)
+        """Write the line; a reader that has gone stops no run."""
+        with suppress(BrokenPipeError):
+            print(text, file=self._stream, flush=True)
 
     def update(self, figures: Figures) -> None:
         """Write the figures if the last ones are old enough."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from flows import ui
 
@@ -33,6 +33,12 @@ def run_note(run: RunRef, artifact: ArtifactRef) -> str:
 def quality_note(gate: QualityReport) -> str:
     """The outcome of the quality gate in one line."""
     return f"quality: FVU {gate.fvu_in:.3f} in, {gate.fvu_out:.3f} out, on {gate.tokens:,} tokens"
+
+
+def skipped_note(skipped: Mapping[str, int]) -> str:
+    """What of the corpus was left out, in one line; '' if nothing was."""
+    counts = [f"{count:,} {reason.replace('_', '-')}" for reason, count in skipped.items() if count]
+    return f"skipped documents: {', '.join(counts)}" if counts else ""
 
 
 def choose_run(lake: Path, wanted: str | None) -> str:

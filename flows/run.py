@@ -17,7 +17,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows import ui
 from flows.progress import Meter
-from flows.results import quality_note, run_note
+from flows.results import quality_note, run_note, skipped_note
 from flows.steps import compute, fetch, publish, quality, report, resolve, stage
 from jacobian_core.config import RunConfig
 
@@ -47,8 +47,7 @@ def jacobian_run(config: RunConfig) -> str:
             meter.note(quality_note(quality(run)))
             meter.begin(run.tokens_wanted)
             skipped = _compute_all(run, meter)
-            if skipped:
-                meter.note("skipped: " + ", ".join(f"{count:,} {reason}" for reason, count in skipped.items()))
+            meter.note(skipped_note(skipped))
             publish(run, skipped)
         report(run)
         complete = True

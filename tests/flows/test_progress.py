@@ -64,6 +64,19 @@ def test_plain_lines_come_every_few_seconds_and_at_the_end(time: Clock) -> None:
     assert [line.split()[0] for line in lines[1:]] == ["10", "60", "100"]
 
 
+def test_a_reader_that_has_gone_stops_no_run(time: Clock) -> None:
+    class Gone(io.StringIO):
+        def write(self, _: str) -> int:
+            raise BrokenPipeError
+
+    with listening(PlainLines(Gone())):
+        meter = Meter()
+    meter.note("quality: fine")
+    meter.begin(1)
+    meter.add(1, 1, 1, fresh=True)
+    meter.close(complete=True)
+
+
 def test_a_run_without_blocks_writes_no_figures(time: Clock) -> None:
     stream = io.StringIO()
     with listening(PlainLines(stream)):
