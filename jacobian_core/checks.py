@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from jacobian_core.errors import QueryError
-from jacobian_core.sql_files import SqlFile, sql_files
+from jacobian_core.sql_files import SqlFile, reason, sql_files
 
 if TYPE_CHECKING:
     import duckdb
@@ -49,7 +49,7 @@ def _run_check(connection: duckdb.DuckDBPyConnection, file: SqlFile, run_id: str
         violations = _count(connection, file, run_id) if len(rows) == _SAMPLE_ROWS else len(rows)
     except duckdb.Error as error:
         raise QueryError(
-            f"check {file.name} on {run_id}: {error}.", "Try more memory, or `jacobian verify`."
+            f"check {file.name} on {run_id}: {reason(error)}.", "Try more memory, or `jacobian verify`."
         ) from error
     sample = tuple(dict(zip(names, row, strict=True)) for row in rows)
     return CheckResult(file.name, file.purpose, not rows, violations, sample)

@@ -16,8 +16,8 @@ from jacobian_core.errors import QueryError
 from jacobian_core.lake import Lake
 from jacobian_core.parts import PartWriter, PreparedPart
 from jacobian_core.run_facts import run_snapshot
-from jacobian_core.sql_files import sql_file
-from jacobian_core.warehouse import connect
+from jacobian_core.sql_files import reason, sql_file
+from jacobian_core.warehouse import MORE_MEMORY, connect
 
 PAIR_STATS_ACTIVE = "active"
 """Block id of the part of `pair_stats` that holds scope 'active'."""
@@ -49,10 +49,10 @@ def build_pair_stats(lake: Lake, run_id: str, config: LakeConfig, threads: int |
             for batch in result.to_arrow_reader(_BATCH_ROWS):
                 writer.write(pa.table(batch).cast(PAIR_STATS.schema()))
         except duckdb.OutOfMemoryException as error:
-            problem = f"pair_stats of {run_id} does not fit in lake.duckdb_memory = {config.duckdb_memory}: {error}."
-            raise QueryError(problem, "Give DuckDB more memory with `--set lake.duckdb_memory=8GB`.") from error
+            problem = f"pair_stats of {run_id} does not fit in {config.duckdb_memory} of memory: {reason(error)}."
+            raise QueryError(problem, MORE_MEMORY) from error
         except duckdb.Error as error:
-            raise QueryError(f"pair_stats of {run_id}: {error}.", "Try `jacobian verify`.") from error
+            raise QueryError(f"pair_stats of {run_id}: {reason(error)}.", "Try `jacobian verify`.") from error
         prepared = writer.finish()
     logger.info("pair_stats of %s: %d pairs", run_id, prepared.info.rows)
     return prepared

@@ -17,7 +17,7 @@ from jacobian_core import files
 from jacobian_core.errors import QueryError
 from jacobian_core.lake import Lake
 from jacobian_core.report_parameters import nearest, typed_parameters
-from jacobian_core.sql_files import SqlFile, sql_files
+from jacobian_core.sql_files import SqlFile, reason, sql_files
 
 if TYPE_CHECKING:
     import duckdb
@@ -151,4 +151,4 @@ def _execute(
 
 
 def _query_error(error: Exception) -> QueryError:
-    return QueryError(str(error).strip(), '`jacobian sql "SHOW TABLES"` lists the views, DESCRIBE their columns.')
+    return QueryError(f"{reason(error)}.", '`jacobian sql "SHOW TABLES"` lists the views, DESCRIBE their columns.')

@@ -173,6 +173,11 @@ def literal(value: object) -> str:
     return "'" + str(value).replace("\0", "\ufffd").replace("'", "''") + "'"
 
 
+def reason(error: Exception) -> str:
+    """What DuckDB says went wrong, in one line: without its advice and its picture of the statement."""
+    return " ".join(str(error).split("\n\n")[0].split()).rstrip(".!")
+
+
 def bound_statement(file: SqlFile, values: dict[str, object]) -> str:
     """The statement with its `$parameters` as literals: a view takes none. KeyError where a value is missing."""
     types = {p.name: p.type for p in file.parameters}

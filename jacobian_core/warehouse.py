@@ -23,13 +23,14 @@ from jacobian_core.errors import LakeError, QueryError
 from jacobian_core.lake import Lake
 from jacobian_core.manifest import PartInfo
 from jacobian_core.run_facts import RunSnapshot, run_snapshot
-from jacobian_core.sql_files import literal
+from jacobian_core.sql_files import literal, reason
 from jacobian_core.validate import check_part
 from jacobian_core.warehouse_sql import warehouse_statements
 
 if TYPE_CHECKING:
     import duckdb
 
+MORE_MEMORY = "Give DuckDB more with `--set lake.duckdb_memory=8GB`."
 _FOOTER_THREADS = 8
 _checked: set[tuple[Path, str]] = set()
 """Parts, by path and sha256, whose footers this process has compared with the contract."""
@@ -115,10 +116,10 @@ def _open(database: str, memory: str, threads: int | None) -> duckdb.DuckDBPyCon
     try:
         connection = duckdb.connect(database, config=settings)
     except duckdb.IOException as error:
-        raise LakeError(f"{database}: can't create it: {error}.", "Check the folder and the disk.") from error
+        raise LakeError(f"{database}: can't create it: {reason(error)}.", "Check the folder and the disk.") from error
     except duckdb.Error as error:
         raise QueryError(
-            f"DuckDB refuses memory limit {memory!r} or threads {threads!r}: {error}.", "Such as 4GB."
+            f"DuckDB refuses memory limit {memory!r} or threads {threads!r}: {reason(error)}.", "Such as 4GB."
         ) from error
     connection.execute("SET enable_progress_bar = false")
     connection.execute("SET TimeZone = 'UTC'")
@@ -131,10 +132,12 @@ def _create(connection: duckdb.DuckDBPyConnection, lake: Lake, states: list[RunS
     for statement in warehouse_statements(lake.root.resolve(), states):
         try:
             connection.execute(statement)
+        except duckdb.OutOfMemoryException as error:
+            raise QueryError(f"the views do not fit in DuckDB's memory limit: {reason(error)}.", MORE_MEMORY) from error
         except duckdb.Error as error:
             first = statement.strip().splitlines()[0]
             raise LakeError(
-                f"{lake.root}: can't make the views ({first}): {error}.", "Try `jacobian verify`."
+                f"{lake.root}: can't make the views ({first}): {reason(error)}.", "Try `jacobian verify`."
             ) from error
 
 
@@ -156,7 +159,6 @@ def _check_parts(lake: Lake, states: list[RunSnapshot]) -> None:
         for table, parts in state.parts.items()
         if table in TABLES
         for part in parts
-        if (lake.root / part.path, part.sha256) not in _checked
     ]
     with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
         for future in [pool.submit(_check_one, lake, *item) for item in todo]:
@@ -167,10 +169,11 @@ def _check_one(lake: Lake, run_id: str, table: Table, part: PartInfo) -> None:
     path = lake.root / part.path
     size = files.size_of(path)
     if size != part.bytes:
-        found = "is missing" if size is None else f"has {size} bytes, its record says {part.bytes}"
+        found = "missing" if size is None else f"{size} bytes, its record says {part.bytes}"
         raise LakeError(f"{path}: {found}.", "Restore it from a copy, or remove the run's records and run it again.")
-    check_part(path, table, run_id, None, part.rows)
-    _checked.add((path, part.sha256))
+    if (path, part.sha256) not in _checked:
+        check_part(path, table, run_id, None, part.rows)
+        _checked.add((path, part.sha256))
 
 
 def _check_root(root: Path) -> None:

@@ -77,7 +77,7 @@ WITH counted AS (
             'second_derivative',
             'out_before',
             'out_after',
-            'pre_after',
+            'pre_change',
             'weight'
         ]) AS column_name,
         unnest([
@@ -87,7 +87,7 @@ WITH counted AS (
             count(*) FILTER (WHERE NOT isfinite(second_derivative)),
             count(*) FILTER (WHERE NOT isfinite(out_before)),
             count(*) FILTER (WHERE NOT isfinite(out_after)),
-            count(*) FILTER (WHERE NOT isfinite(pre_after)),
+            count(*) FILTER (WHERE NOT isfinite(pre_change)),
             count(*) FILTER (WHERE NOT isfinite(weight))
         ]) AS violations
     FROM interventions

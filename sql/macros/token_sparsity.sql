@@ -15,7 +15,7 @@
 --   gini DOUBLE - Gini coefficient of |J|: from 0 (all equal) to 1 - 1/n (one entry)
 --   kurtosis DOUBLE - fourth central moment of J / squared variance; 3 for a normal; null where J does not vary
 --   abs_max FLOAT - largest |J|, before thresholds
---   bins MAP(DOUBLE,BIGINT) - histogram of the stored |J|, for count_above(bins, threshold)
+--   bins MAP(DOUBLE,UBIGINT) - histogram of the stored |J|, for count_above(bins, threshold)
 --
 -- All measures are over the n entries of the token's active block. Entries that a threshold dropped count as 0 in gini,
 -- kurtosis and bins; the others are exact in any case.

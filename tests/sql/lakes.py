@@ -21,6 +21,8 @@ from jacobian_core.runs import begin_run, publish_run
 
 CONFIG = LakeConfig(duckdb_memory="1GB")
 N_IN, N_OUT = 8, 6
+HAND_RUN = "hand-000000000001"
+RANDOM_RUN = "random-000000000001"
 
 
 @dataclass
@@ -119,7 +121,7 @@ def finish(lake: Lake, run_id: str, config: dict[str, Any], parts: dict[str, lis
     publish_run(lake, manifest)
 
 
-def hand_lake(root: Path, run_id: str = "hand-000000000001", min_abs: float = 0.0, complete: bool = True) -> Lake:
+def hand_lake(root: Path, run_id: str = HAND_RUN, min_abs: float = 0.0, complete: bool = True) -> Lake:
     """The run of `HAND`, in two blocks."""
     lake = Lake.create(root)
     config = config_of(min_abs)
