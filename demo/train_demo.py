@@ -24,7 +24,7 @@ from jacobian_core.training.job import run_pair_training
 from jacobian_core.training.language_model import LanguageModelProgress, evaluate_language_model, train_language_model
 from jacobian_core.training.pair import PairProgress
 from jacobian_core.training.text import read_texts, token_stream
-from jacobian_core.training.tokenizer import train_tokenizer
+from jacobian_core.training.tokenizer import save_tokenizer, train_tokenizer
 
 DEMO = Path("demo")
 CACHE = Path(".cache/demo")
@@ -65,7 +65,7 @@ def language_model(config: LanguageModelConfig) -> None:
     trained = train_language_model(config, stream, CACHE / "language_model.pt", log_record)
     held_out = list(read_texts(HELD_OUT_SHARDS))
     trained.model.to(torch.float16).save_pretrained(MODEL)
-    tokenizer.save_pretrained(MODEL)
+    save_tokenizer(tokenizer, MODEL)
     evaluation = evaluate_language_model(
         trained.model.float(),
         token_stream(held_out, tokenizer),

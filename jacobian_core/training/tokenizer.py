@@ -4,7 +4,9 @@ A small vocabulary of its own text costs a small model far less than a public 50
 would be ten times the rest of its weights.
 """
 
+import json
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -42,3 +44,16 @@ def train_tokenizer(texts: Iterable[str], vocabulary_size: int, max_positions: i
         model_max_length=max_positions,
         clean_up_tokenization_spaces=False,
     )
+
+
+def save_tokenizer(tokenizer: "PreTrainedTokenizerFast", folder: Path) -> None:
+    """Write `tokenizer.json` and a `tokenizer_config.json` that names a class known to every release of transformers.
+
+    The class that transformers 5 would name does not exist in 4, which other tools still pin.
+    """
+    tokenizer.save_pretrained(folder)
+    path = folder / "tokenizer_config.json"
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    settings.pop("backend", None)
+    settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+    path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")

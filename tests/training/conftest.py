@@ -50,11 +50,11 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory, corpus: tuple[Path, P
     """An untrained GPT-NeoX of two layers with its tokenizer."""
     from jacobian_core.training.language_model import build_language_model
     from jacobian_core.training.text import read_texts
-    from jacobian_core.training.tokenizer import train_tokenizer
+    from jacobian_core.training.tokenizer import save_tokenizer, train_tokenizer
 
     folder = tmp_path_factory.mktemp("model")
     tokenizer = train_tokenizer(read_texts(corpus[:1]), LANGUAGE_MODEL.vocabulary_size, LANGUAGE_MODEL.max_positions)
-    tokenizer.save_pretrained(folder)
+    save_tokenizer(tokenizer, folder)
     build_language_model(LANGUAGE_MODEL).save_pretrained(folder)
     return folder
 

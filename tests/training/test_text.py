@@ -23,6 +23,7 @@ def test_stream_is_every_text_after_its_bos(model_folder: Path) -> None:
     assert tokenizer.decode(stream) == "<|endoftext|>the cat<|endoftext|>a mat é"
     assert tokenizer.bos_token_id == tokenizer.eos_token_id == 0
     assert len(tokenizer) <= 280
+    assert '"PreTrainedTokenizerFast"' in (model_folder / "tokenizer_config.json").read_text()
 
 
 def test_empty_texts_are_left_out_and_broken_lines_named(tmp_path: Path) -> None:
