@@ -220,7 +220,8 @@ def test_no_network_ends_in_time(cache: Path, monkeypatch: pytest.MonkeyPatch) -
     "location",
     [
         "name:v4", "proj/name:v4", "ent/proj/name", "ent/proj/name:", "../../etc/name:v4", "ent/../name:v4",
-        "/e/p/n:v4", "ent/proj/name:../../v4", "ent/proj/na\0me:v4", "ent/proj/name:v4\n", "ent/proj/sub/name:v4", "ent/proj/.:v4",
+        "/e/p/n:v4", "ent/proj/name:../../v4", "ent/proj/na\0me:v4", "ent/proj/name:v4\n", "ent/proj/sub/name:v4",
+        "ent/proj/.:v4",
     ],
 )  # fmt: skip
 def test_other_forms_of_location_are_refused_unasked(cache: Path, location: str) -> None:
