@@ -1,0 +1,63 @@
+-- question: How are the sizes of the derivatives spread, entry by entry and pair by pair?
+-- reads: jacobian_entries, pair_means
+-- parameters:
+--   run_id VARCHAR - the run
+--   bins_per_decade BIGINT default 5 - bins in a factor of ten [bins]
+--   smallest DOUBLE default 1e-8 - what is below this, zeros too, falls into the first row
+-- grain: one bin of |J| that holds at least one value
+-- columns:
+--   low DOUBLE - lower end of the bin, inclusive; 0 in the first row
+--   high DOUBLE - upper end of the bin, exclusive
+--   entries BIGINT - stored entries with |J| in the bin [entries]
+--   share_of_entries DOUBLE - the same, of all stored entries [share]
+--   pairs_mean_all_tokens BIGINT - pairs whose mean |J| over all tokens is in the bin (scope 'active') [pairs]
+--   share_of_pairs DOUBLE - the same, of the pairs that were active together at least once [share]
+--   pairs_max BIGINT - pairs whose largest |J| is in the bin (scope 'active') [pairs]
+--
+-- Bins are counted in one pass over the entries; what a threshold dropped on the way into the lake is not there.
+WITH binned AS (
+    SELECT
+        'entry' AS what,
+        CASE
+            WHEN abs(value) >= $smallest THEN floor(log10(abs(value)::DOUBLE) * $bins_per_decade)::BIGINT
+        END AS bin
+    FROM jacobian_entries
+    WHERE run_id = $run_id
+    UNION ALL
+    SELECT
+        'mean' AS what,
+        CASE
+            WHEN mean_abs_all_tokens >= $smallest THEN floor(log10(mean_abs_all_tokens) * $bins_per_decade)::BIGINT
+        END AS bin
+    FROM pair_means
+    WHERE run_id = $run_id AND scope = 'active'
+    UNION ALL
+    SELECT
+        'max' AS what,
+        CASE
+            WHEN max_abs >= $smallest THEN floor(log10(max_abs::DOUBLE) * $bins_per_decade)::BIGINT
+        END AS bin
+    FROM pair_means
+    WHERE run_id = $run_id AND scope = 'active'
+),
+
+counted AS (
+    SELECT
+        bin,
+        count(*) FILTER (WHERE what = 'entry') AS entries,
+        count(*) FILTER (WHERE what = 'mean') AS pairs_mean_all_tokens,
+        count(*) FILTER (WHERE what = 'max') AS pairs_max
+    FROM binned
+    GROUP BY bin
+)
+
+SELECT
+    CASE WHEN bin IS NULL THEN 0 ELSE pow(10, bin / $bins_per_decade) END AS low,
+    CASE WHEN bin IS NULL THEN $smallest ELSE pow(10, (bin + 1) / $bins_per_decade) END AS high,
+    entries,
+    entries / nullif(sum(entries) OVER (), 0) AS share_of_entries,
+    pairs_mean_all_tokens,
+    pairs_mean_all_tokens / nullif(sum(pairs_mean_all_tokens) OVER (), 0) AS share_of_pairs,
+    pairs_max
+FROM counted
+ORDER BY low
