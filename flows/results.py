@@ -125,7 +125,12 @@ def _for_page(name: str, table: pa.Table) -> tuple[str, list[dict[str, Any]]]:
     info, rows = report_info(name), table.to_pylist()
     kept = [c for c in info.columns if len(rows) < 2 or len({row[c.name] for row in rows}) > 1]
     shown = [
-        {c.name: format_value(row[c.name], c.unit == "share", not c.name.endswith(("_id", "_latent"))) for c in kept}
+        {
+            c.name.replace("_", " "): format_value(
+                row[c.name], c.unit == "share", not c.name.endswith(("_id", "_latent"))
+            )
+            for c in kept
+        }
         for row in rows
     ]
     return f"{name}: {info.purpose}", shown
