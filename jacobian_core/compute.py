@@ -17,9 +17,10 @@ import torch
 
 from jacobian_core.activations import block_activations
 from jacobian_core.blocks import TokenBlock
-from jacobian_core.config import JacobianConfig
+from jacobian_core.config import InterventionConfig, JacobianConfig
 from jacobian_core.coo import Thresholds, to_entries
 from jacobian_core.errors import ModelError
+from jacobian_core.experiments import Chunk, run_experiments, wanted
 from jacobian_core.llm import LanguageModel
 from jacobian_core.sandwich import Sandwich
 from jacobian_core.tables import entries_table, latents_table, tokens_table
@@ -48,6 +49,7 @@ class BlockComputer:
     model: LanguageModel
     sandwich: Sandwich
     settings: JacobianConfig
+    experiments: InterventionConfig
     vocabulary: pa.StringArray
     forward_batch_tokens: int
     chunk_tokens: int
@@ -75,12 +77,14 @@ class BlockComputer:
         state = self.sandwich.state(x)
         clock.done("codes")
         kernel = self.sandwich.kernel
+        experiments = wanted(self.experiments)
         J = kernel.first(state.z, state.outputs, state.inputs)
-        K = kernel.second(state.z, state.outputs, state.inputs) if self.settings.derivatives == "second" else None
+        second = self.settings.derivatives == "second"
+        K = kernel.second(state.z, state.outputs, state.inputs) if second or experiments else None
         clock.done("jacobian")
         thresholds = Thresholds(self.settings.min_abs, self.settings.top_entries_per_token)
         try:
-            entries = to_entries(J, K, state.outputs, state.inputs, thresholds)
+            entries = to_entries(J, K if second else None, state.outputs, state.inputs, thresholds)
         except FloatingPointError as error:
             raise ModelError(f"tokens from {token_ids[0]}: {error}.", "Set model.dtype to float32.") from error
         tables = {
@@ -89,4 +93,8 @@ class BlockComputer:
             "jacobian_entries": entries_table(token_ids, entries),
         }
         clock.done("coo")
+        if experiments and K is not None:
+            chunk = Chunk(token_ids, state, J, K)
+            tables |= run_experiments(self.sandwich, chunk, self.experiments)
+            clock.done("interventions")
         return tables

@@ -11,8 +11,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from jacobian_core.codes import Codes
-from jacobian_core.contracts import JACOBIAN_ENTRIES, LATENTS, POSITION_BITS, TOKENS, Table
+from jacobian_core.contracts import (
+    FUNCTION_SHAPES,
+    INTERVENTIONS,
+    JACOBIAN_ENTRIES,
+    LATENTS,
+    POSITION_BITS,
+    TOKENS,
+    Table,
+)
 from jacobian_core.coo import Entries
+from jacobian_core.function_shapes import SHAPES, Shapes
+from jacobian_core.interventions import Effects
+from jacobian_core.sandwich import SandwichState
+from jacobian_core.strata import PairSample
 
 TokenIds = Int64[np.ndarray, "tokens"]
 
@@ -96,5 +108,70 @@ def latents_table(token_ids: TokenIds, in_codes: Codes, out_codes: Codes) -> pa.
             "latent": both("index"),
             "activation": both("value"),
             "margin": both("margin"),
+        },
+    )
+
+
+def _pair_columns(token_ids: TokenIds, state: SandwichState, pairs: PairSample) -> dict[str, Any]:
+    """The key columns and the weight of sampled pairs."""
+    return {
+        "token_id": token_ids[_numpy(pairs.token)],
+        "out_latent": _numpy(state.outputs.index[pairs.token, pairs.out_slot]),
+        "in_latent": _numpy(state.inputs.index[pairs.token, pairs.in_slot]),
+        "weight": _numpy(pairs.weight),
+    }
+
+
+def interventions_table(
+    token_ids: TokenIds,
+    state: SandwichState,
+    sample: tuple[PairSample, Tensor, Tensor],
+    effects: list[tuple[str, Effects]],
+) -> pa.Table:
+    """`interventions` of a chunk, sorted by its key.
+
+    `sample` is the pairs with their J and second derivative; `effects` are what each kind did to all of them.
+    """
+    pairs, value, second = sample
+    shared = _pair_columns(token_ids, state, pairs) | {"value": _numpy(value), "second_derivative": _numpy(second)}
+    parts = [
+        make_table(
+            INTERVENTIONS,
+            shared
+            | {
+                "kind": pa.repeat(kind, len(pairs.token)),
+                "in_before": _numpy(found.in_before),
+                "in_after": _numpy(found.in_after),
+                "out_before": _numpy(found.out_before),
+                "out_after": _numpy(found.out_after),
+                "pre_change": _numpy(found.pre_change),
+                "left_selection": _numpy(found.left_selection),
+            },
+        )
+        for kind, found in effects
+    ]
+    merged = pa.concat_tables([INTERVENTIONS.schema().empty_table(), *parts])
+    return merged.sort_by([(name, "ascending") for name in INTERVENTIONS.key]).combine_chunks()
+
+
+def shapes_table(
+    token_ids: TokenIds, state: SandwichState, sample: tuple[PairSample, Tensor], shapes: Shapes, points: int
+) -> pa.Table:
+    """`function_shapes` of a chunk; `sample` is the pairs with their J."""
+    pairs, value = sample
+    names = pa.array(SHAPES)
+    return make_table(
+        FUNCTION_SHAPES,
+        _pair_columns(token_ids, state, pairs)
+        | {
+            "value": _numpy(value),
+            "in_before": _numpy(shapes.in_before),
+            "in_max": _numpy(shapes.in_max),
+            "points": np.full(len(pairs.token), points, np.int16),
+            "out_range": _numpy(shapes.out_range),
+            "linear_residual": _numpy(shapes.linear_residual),
+            "jumprelu_residual": _numpy(shapes.jumprelu_residual),
+            "shape": names.take(pa.array(_numpy(shapes.shape))),
+            "shape_scale_free": names.take(pa.array(_numpy(shapes.shape_scale_free))),
         },
     )

@@ -100,6 +100,7 @@ def _load(run: RunRef, device: str) -> Worker:
         model=model,
         sandwich=sandwich,
         settings=config.jacobian,
+        experiments=config.interventions,
         vocabulary=pa.array(_texts(tokenizer, int(model.bridge.cfg.d_vocab))),
         forward_batch_tokens=config.compute.forward_batch_tokens,
         chunk_tokens=config.compute.chunk_tokens,
