@@ -1,5 +1,5 @@
 -- invariant: every number is finite where it is not null
--- reads: tokens, latents, jacobian_entries, pair_stats, interventions
+-- reads: tokens, latents, jacobian_entries, pair_stats, interventions, function_shapes
 -- parameters:
 --   run_id VARCHAR - the run
 -- grain: one column with a value that is not finite
@@ -91,6 +91,29 @@ WITH counted AS (
             count(*) FILTER (WHERE NOT isfinite(weight))
         ]) AS violations
     FROM interventions
+    WHERE run_id = $run_id
+    UNION ALL
+    SELECT
+        'function_shapes' AS table_name,
+        unnest([
+            'value',
+            'in_before',
+            'in_max',
+            'out_range',
+            'linear_residual',
+            'jumprelu_residual',
+            'weight'
+        ]) AS column_name,
+        unnest([
+            count(*) FILTER (WHERE NOT isfinite(value)),
+            count(*) FILTER (WHERE NOT isfinite(in_before)),
+            count(*) FILTER (WHERE NOT isfinite(in_max)),
+            count(*) FILTER (WHERE NOT isfinite(out_range)),
+            count(*) FILTER (WHERE NOT isfinite(linear_residual)),
+            count(*) FILTER (WHERE NOT isfinite(jumprelu_residual)),
+            count(*) FILTER (WHERE NOT isfinite(weight))
+        ]) AS violations
+    FROM function_shapes
     WHERE run_id = $run_id
 )
 

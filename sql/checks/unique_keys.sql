@@ -1,5 +1,5 @@
 -- invariant: the key of every table is unique
--- reads: tokens, documents, latents, jacobian_entries, pair_stats, interventions
+-- reads: tokens, documents, latents, jacobian_entries, pair_stats, interventions, function_shapes
 -- parameters:
 --   run_id VARCHAR - the run
 -- grain: one key that occurs more than once
@@ -59,5 +59,14 @@ SELECT
 FROM interventions
 WHERE run_id = $run_id
 GROUP BY token_id, out_latent, in_latent, kind, in_after
+HAVING count(*) > 1
+UNION ALL
+SELECT
+    'function_shapes' AS table_name,
+    token_id || ' ' || out_latent || ' ' || in_latent AS key_values,
+    count(*) AS copies
+FROM function_shapes
+WHERE run_id = $run_id
+GROUP BY token_id, out_latent, in_latent
 HAVING count(*) > 1
 ORDER BY table_name, key_values
