@@ -16,6 +16,7 @@ from jaxtyping import install_import_hook
 _hook = install_import_hook(
     [
         "jacobian_core.activations",
+        "jacobian_core.all_inputs",
         "jacobian_core.blocks",
         "jacobian_core.codes",
         "jacobian_core.compute",
