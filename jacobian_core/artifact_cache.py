@@ -61,7 +61,7 @@ def copies_on(shelf: Path, prefix: str) -> list[str]:
 def partial_folder(shelf: Path) -> Iterator[Path]:
     """An empty folder on `shelf` to download into; it is gone at the end, whatever happened."""
     shelf.mkdir(parents=True, exist_ok=True)
-    _sweep_abandoned(shelf)
+    sweep_abandoned(shelf)
     folder, lock = _locked_folder(shelf)
     try:
         yield folder
@@ -119,7 +119,7 @@ def _replace(download: Path, folder: Path) -> None:
     _sync(folder.parent)
 
 
-def _sweep_abandoned(shelf: Path) -> None:
+def sweep_abandoned(shelf: Path) -> None:
     """Remove the partial folders whose process is gone: nobody holds their lock."""
     for folder in shelf.glob(f"{_PARTIAL}*"):
         try:

@@ -14,7 +14,7 @@ import re
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from jacobian_core.artifact_cache import copies_on, copy_folder, partial_folder, publish, read_copy
+from jacobian_core.artifact_cache import copies_on, copy_folder, partial_folder, publish, read_copy, sweep_abandoned
 from jacobian_core.artifact_files import Artifact, file_sha256, select_files
 from jacobian_core.errors import ArtifactError, ConfigError
 from jacobian_core.redact import redact
@@ -39,11 +39,11 @@ def fetch_hub(location: str, revision: str | None, subfolder: str | None, cache:
         raise ConfigError(f"sae.revision = {revision!r} is not a branch, tag or commit.", "Correct it, or remove it.")
     inside = PurePosixPath(subfolder or ".").as_posix()
     shelf = (cache / "huggingface").absolute()
+    sweep_abandoned(shelf)
     tail = "" if inside == "." else f"/{inside}"
     if revision is not None and _COMMIT.fullmatch(revision):
-        copy = read_copy(
-            copy_folder(shelf, f"huggingface:{location}@{revision}{tail}"), _locator(location, revision, tail)
-        )
+        locator = _locator(location, revision, tail)
+        copy = read_copy(copy_folder(shelf, locator), locator)
         if copy is not None:
             return copy
     info = _repository(location, revision, shelf)

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from jacobian_core.artifact_cache import copies_on, copy_folder, partial_folder, publish, read_copy
+from jacobian_core.artifact_cache import copies_on, copy_folder, partial_folder, publish, read_copy, sweep_abandoned
 from jacobian_core.artifact_files import Artifact
 from jacobian_core.errors import ArtifactError, ConfigError
 from jacobian_core.redact import redact
@@ -51,6 +51,7 @@ def fetch_wandb(location: str, cache: Path, patience: Patience | None = None) ->
             f"sae.location = {location!r} is not a wandb artifact.", "Write entity/project/name:version, like a/b/c:v4."
         )
     shelf = (cache / "wandb").absolute()
+    sweep_abandoned(shelf)
     version = match["version"]
     if not _FIXED_VERSION.fullmatch(version):
         version = _resolve(location, shelf, patience)
@@ -95,25 +96,20 @@ def _ask(request: dict[str, Any], partial: Path, patience: Patience) -> dict[str
     """Run the client's process for one request, and end it, with its sidecar, when it is done or nothing moves."""
     scratch = partial / "scratch"
     scratch.mkdir()
-    answer = scratch / "answer.json"
-    request = {**request, **asdict(patience), "answer": str(answer)}
     with (scratch / "stderr.txt").open("wb") as stderr:
         process = subprocess.Popen(
             [sys.executable, "-m", "jacobian_core.artifact_wandb_client"],
-            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=stderr, env=_environment(scratch),
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, env=_environment(scratch),
             start_new_session=True,
         )  # fmt: skip
         try:
-            _send(process, request)
+            _send(process, {**request, **asdict(patience)})
             _wait(process, partial, patience.stall_seconds, str(request["location"]))
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            if process.stdin is not None:
-                with suppress(OSError):
-                    process.stdin.close()
-    return _read_answer(answer, scratch / "stderr.txt", str(request["location"]))
+            output, _ = process.communicate()
+    return _read_answer(output, scratch / "stderr.txt", str(request["location"]))
 
 
 def _environment(scratch: Path) -> dict[str, str]:
@@ -155,10 +151,10 @@ def _bytes_in(folder: Path) -> int:
     return total
 
 
-def _read_answer(answer: Path, stderr: Path, location: str) -> dict[str, Any]:
+def _read_answer(output: bytes, stderr: Path, location: str) -> dict[str, Any]:
     try:
-        content: dict[str, Any] = json.loads(answer.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        content: dict[str, Any] = json.loads(output.strip().rpartition(b"\n")[2])
+    except ValueError:
         lines = stderr.read_text(encoding="utf-8", errors="replace").strip().splitlines()
         last = redact(lines[-1]) if lines else "it said nothing"
         raise ArtifactError(

@@ -23,14 +23,15 @@ _ATTEMPTS = 2
 
 
 def main() -> None:
-    """Serve the one request on the first line of standard input; the answer goes to the file that it names."""
+    """Serve the one request on the first line of standard input; the answer is the last line of standard output."""
     request = json.loads(sys.stdin.readline())
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         answer = _serve(request)
     except ArtifactError as error:
         answer = {"problem": error.problem, "remedy": error.remedy}
-    Path(request["answer"]).write_text(json.dumps(answer), encoding="utf-8")
+    sys.stdout.write("\n" + json.dumps(answer) + "\n")
+    sys.stdout.flush()
     os._exit(0)  # the client's own farewells to its sidecar take most of a second, and the parent ends the sidecar
 
 
@@ -118,6 +119,14 @@ def _explain(error: Exception, location: str) -> ArtifactError:
 
     text = redact(str(error))
     what = f"The wandb artifact {location}"
+    if (
+        isinstance(error, OSError)
+        and error.strerror
+        and not isinstance(error, requests.RequestException | TimeoutError)
+    ):
+        return ArtifactError(
+            f"{what} can't be written to the cache: {error.strerror}.", "Free space, or use another cache."
+        )
     if isinstance(error, requests.HTTPError) and error.response is not None:
         return ArtifactError(
             f"{what}: a file's download answered {error.response.status_code}.",

@@ -230,6 +230,24 @@ def test_other_forms_of_location_are_refused_unasked(cache: Path, location: str)
     assert not cache.exists()
 
 
+def test_a_full_disk_is_the_disks_fault(serve: Serve, cache: Path) -> None:
+    """A limit on the size of files stands in for the disk; the client's process inherits it."""
+    serve({**published_files(), "model.safetensors": bytes(3_000_000)})
+    fetch = f"fetch_wandb({LOCATION!r}, Path({str(cache)!r}))"
+    code = f"""
+import resource
+from jacobian_core.artifact_wandb import *
+resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, 2_000_000))
+try:
+    {fetch}
+except ArtifactError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "can't be written to the cache: File too large. Free space" in done.stdout
+    assert leftovers(cache) == []
+
+
 def test_a_fetch_killed_half_way_leaves_nothing_for_the_next(serve: Serve, cache: Path) -> None:
     server = serve(stall=True)
     code = f"fetch_wandb({LOCATION!r}, Path({str(cache)!r}))"
@@ -244,4 +262,12 @@ def test_a_fetch_killed_half_way_leaves_nothing_for_the_next(serve: Serve, cache
     server.stall = False
     artifact = fetch_wandb(LOCATION, cache)
     assert content_of(artifact) == published_files()
+    assert len(leftovers(cache)) == 4
+
+
+def test_what_a_kill_left_is_swept_even_where_nothing_is_fetched(serve: Serve, cache: Path) -> None:
+    serve()
+    artifact = fetch_wandb(LOCATION, cache)
+    (cache / "wandb/.partial-abandoned").mkdir()
+    assert fetch_wandb(LOCATION, cache) == artifact
     assert len(leftovers(cache)) == 4
