@@ -37,12 +37,14 @@ def warehouse_statements(root: Path, states: list[RunSnapshot]) -> Iterator[str]
     yield f"CREATE VIEW runs AS {_runs_view(states)}"
     facts = {fact.name: _with_unit(fact.description, fact.unit) for fact in RUN_FACTS}
     yield from _comments("runs", "The runs of the lake. A row: one run.", facts)
-    for macro in in_reading_order(sql_files("macros")):
-        yield macro_statement(macro)
-    for view in in_reading_order(sql_files("views")):
-        yield f"CREATE VIEW {view.name} AS {view.statement}"
-        comment = f"{view.purpose} A row: {view.grain}."
-        yield from _comments(view.name, comment, {column.name: column.comment for column in view.columns})
+    # Together: macros read views, and views may use macros.
+    for file in in_reading_order(sql_files("macros") | sql_files("views")):
+        if file.kind == "macros":
+            yield macro_statement(file)
+            continue
+        yield f"CREATE VIEW {file.name} AS {file.statement}"
+        comment = f"{file.purpose} A row: {file.grain}."
+        yield from _comments(file.name, comment, {column.name: column.comment for column in file.columns})
 
 
 def macro_statement(file: SqlFile) -> str:
