@@ -84,6 +84,11 @@ def plan(
         {"what": "stored entries", "estimate": short(found.entries)},
         {"what": "on disk", "estimate": short(found.bytes_on_disk, "B")},
         {"what": "peak memory", "estimate": short(found.peak_memory_bytes, "B")},
+        *(
+            [{"what": "accumulators", "estimate": f"{short(found.accumulator_bytes)}B"}]
+            if found.accumulator_bytes
+            else []
+        ),
         {"what": "time", "estimate": clock(found.seconds)},
     ]
     say_table("What the run would cost", rows)

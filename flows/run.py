@@ -18,7 +18,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from flows import ui
 from flows.progress import Meter
 from flows.results import quality_note, run_note, skipped_note
-from flows.steps import compute, fetch, publish, quality, report, resolve, stage
+from flows.steps import accumulate, compute, fetch, open_groups, publish, quality, report, resolve, stage
 from jacobian_core.config import RunConfig
 
 if TYPE_CHECKING:
@@ -48,6 +48,8 @@ def jacobian_run(config: RunConfig) -> str:
             meter.begin(run.tokens_wanted)
             skipped = _compute_all(run, meter)
             meter.note(skipped_note(skipped))
+            for group in open_groups(run):
+                accumulate(run, group)
             publish(run, skipped)
         report(run)
         complete = True

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         ArtifactRef,
         BlockResult,
         CursorRef,
+        GroupRef,
         QualityReport,
         RunRef,
         RunSummary,
@@ -80,6 +81,22 @@ def compute(run: RunRef, block_id: str) -> BlockResult:
 
     with _computing:
         return pipeline.compute_block(run, block_id)
+
+
+def open_groups(run: RunRef) -> list[GroupRef]:
+    """Scope 'all_inputs': the groups of blocks whose sums are still to be made."""
+    from jacobian_core import pipeline
+
+    return pipeline.open_groups(run)
+
+
+@_step("accumulate", "accumulate {group.group_id}")
+def accumulate(run: RunRef, group: GroupRef) -> float:
+    """Scope 'all_inputs': the sums of a group of blocks over every input latent."""
+    from jacobian_core import pipeline
+
+    with _computing:
+        return pipeline.accumulate_group(run, group)
 
 
 @_step("publish")

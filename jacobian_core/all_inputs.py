@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Float32, Int32, Int64
 from torch import Tensor
 
-from jacobian_core.config import AllInputsConfig
+from jacobian_core.config import AllInputsConfig, RunConfig
 from jacobian_core.errors import ConfigError
 from jacobian_core.jacobian import JacobianKernel
 from jacobian_core.sandwich import SandwichState
@@ -87,6 +87,21 @@ def refuse_too_large(n_out: int, n_in: int, settings: AllInputsConfig) -> None:
             f"scope 'all_inputs' needs {needed / 2**30:.2f} GiB of accumulators for {n_out} x {n_in} latents, more "
             f"than all_inputs.max_memory_bytes = {settings.max_memory_bytes / 2**30:.2f} GiB.",
             f"Set all_inputs.tiles={tiles} (each tile is one more pass over the text), or allow more memory.",
+        )
+
+
+def check_settings(config: RunConfig, n_out: int, n_in: int) -> None:
+    """ConfigError where the accumulators do not fit in memory, or a group can hold too many tokens for its integers."""
+    if config.jacobian.scope != "all_inputs":
+        return
+    refuse_too_large(n_out, n_in, config.all_inputs)
+    # A block closes with the document that fills it, so it can be twice as large with documents of a context each.
+    largest = config.corpus.block_tokens + config.corpus.context_tokens
+    if config.corpus.packing == "document" and config.all_inputs.group_blocks * largest > GROUP_TOKENS:
+        raise ConfigError(
+            f"all_inputs.group_blocks = {config.all_inputs.group_blocks} blocks of up to {largest} tokens are more "
+            f"than the {GROUP_TOKENS} tokens of a partial sum.",
+            f"Set all_inputs.group_blocks={GROUP_TOKENS // largest} or less.",
         )
 
 

@@ -81,6 +81,14 @@ class StagedBatch:
 
 
 @dataclass(frozen=True)
+class GroupRef:
+    """Staged blocks that are summed together (scope 'all_inputs')."""
+
+    group_id: str
+    block_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class BlockResult:
     """A finished block; `fresh` is False if it was done before."""
 
@@ -138,6 +146,7 @@ def resolve_run(config: RunConfig, artifact: ArtifactRef) -> RunRef:
 
     Raises ArtifactError, ModelError, CorpusError for what can't be found, and LakeError for a lake that can't be used.
     """
+    from jacobian_core.all_inputs import check_settings
     from jacobian_core.corpus import list_shards
     from jacobian_core.identity import run_id, run_identity
     from jacobian_core.llm import model_digest
@@ -155,6 +164,7 @@ def resolve_run(config: RunConfig, artifact: ArtifactRef) -> RunRef:
         "tokenizer": load_tokenizer(config.model).digest,
     }
     facts = {"digest": artifact.digest, "n_in_latents": pair.n_in_latents, "n_out_latents": pair.n_out_latents}
+    check_settings(config, pair.n_out_latents, pair.n_in_latents)
     shards = list_shards(config.corpus)
     identity = run_identity(config, facts, model, shards)
     found = run_id(config.name, identity)
@@ -205,7 +215,8 @@ def compute_block(run: RunRef, block_id: str) -> BlockResult:
     fresh = marker is None
     if marker is None:
         marker = compute_and_publish(run, block_id)
-    lake.staged_path(run.run_id, block_id).unlink(missing_ok=True)
+    if run.config.jacobian.scope != "all_inputs":
+        lake.staged_path(run.run_id, block_id).unlink(missing_ok=True)
     return BlockResult(
         block_id=block_id,
         tokens=int(marker.totals["tokens"]),
@@ -215,6 +226,25 @@ def compute_block(run: RunRef, block_id: str) -> BlockResult:
         seconds=marker.seconds,
         fresh=fresh,
     )
+
+
+def open_groups(run: RunRef) -> list[GroupRef]:
+    """Scope 'all_inputs': the groups of blocks whose sums are still to be made; none for another scope."""
+    if run.config.jacobian.scope != "all_inputs":
+        return []
+    from jacobian_core import groups
+
+    return [GroupRef(group, tuple(blocks)) for group, blocks in groups.open_groups(run).items()]
+
+
+def accumulate_group(run: RunRef, group: GroupRef) -> float:
+    """Make the sums over all inputs of a group of staged blocks; returns wall seconds.
+
+    Raises ConfigError, with the number of tiles that would do, where the accumulators do not fit in memory.
+    """
+    from jacobian_core import groups
+
+    return groups.accumulate_group(run, group.group_id, list(group.block_ids))
 
 
 def publish_run(run: RunRef, skipped: dict[str, int]) -> RunSummary:
@@ -229,7 +259,11 @@ def publish_run(run: RunRef, skipped: dict[str, int]) -> RunSummary:
 
     lake = Lake(Path(run.lake))
     started = time.perf_counter()
-    pair_stats = publish.publish_part(lake, build_pair_stats(lake, run.run_id, run.config.lake))
+    pair_stats = [publish.publish_part(lake, build_pair_stats(lake, run.run_id, run.config.lake))]
+    if run.config.jacobian.scope == "all_inputs":
+        from jacobian_core.groups import prepare_pair_stats
+
+        pair_stats.append(publish.publish_part(lake, prepare_pair_stats(run)))
     blocks = lake.markers(run.run_id)
     request = lake.request(run.run_id)
     identity = request.identity if request is not None else {}
@@ -244,7 +278,7 @@ def publish_run(run: RunRef, skipped: dict[str, int]) -> RunSummary:
         quality=_read_quality(lake, run.run_id),
         corpus={**_section(identity, "corpus"), "skipped": dict(skipped)},
         blocks=blocks,
-        parts={"pair_stats": [pair_stats]},
+        parts={"pair_stats": pair_stats},
         totals=publish.merge_totals(blocks),
         seconds=seconds,
         created_utc=datetime.now(UTC),

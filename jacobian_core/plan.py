@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jacobian_core import pipeline
+from jacobian_core.all_inputs import accumulator_bytes
 from jacobian_core.config import RunConfig
 from jacobian_core.errors import CorpusError
 from jacobian_core.pipeline import BlockResult, RunRef
+from jacobian_core.sae_pair import describe_pair
 
 _BLOCKS = 6
 """Blocks of the calibration; rates are those of the later half."""
@@ -26,13 +28,15 @@ _BLOCKS = 6
 class Plan:
     """The cost of a run: tokens, stored entries, bytes in the lake, peak memory in bytes, wall seconds.
 
-    `basis` says what was measured.
+    `accumulator_bytes` is device memory of scope 'all_inputs' (0 for another), on a CPU a part of the peak. `basis`
+    says what was measured.
     """
 
     tokens: int
     entries: int
     bytes_on_disk: int
     peak_memory_bytes: int
+    accumulator_bytes: int
     seconds: float
     basis: str
 
@@ -47,6 +51,7 @@ class _Calibration:
     publish_seconds: float
     bytes: int
     whole_corpus: bool
+    group_seconds: float
 
 
 def plan_run(config: RunConfig) -> Plan:
@@ -67,9 +72,13 @@ def _calibrate(config: RunConfig) -> _Calibration:
     pipeline.check_quality(run)
     start_seconds = time.perf_counter() - started
     results, seconds, whole = _run_blocks(run)
+    groups = pipeline.open_groups(run)
+    group_seconds = sum(pipeline.accumulate_group(run, group) for group in groups)
     started = time.perf_counter()
     summary = pipeline.publish_run(run, {})
-    return _Calibration(results, seconds, start_seconds, time.perf_counter() - started, summary.bytes, whole)
+    return _Calibration(
+        results, seconds, start_seconds, time.perf_counter() - started, summary.bytes, whole, group_seconds
+    )
 
 
 def _run_blocks(run: RunRef) -> tuple[list[BlockResult], list[float], bool]:
@@ -117,16 +126,27 @@ def _extrapolate(config: RunConfig, measured: _Calibration) -> Plan:
     per_token = 1 / sum(r.tokens for r in results)
     scale = tokens / sampled
     seconds_total = (
-        measured.start_seconds + tokens * sum(seconds) * per_token + max(1.0, scale) * measured.publish_seconds
+        measured.start_seconds
+        + tokens * sum(seconds) * per_token
+        + scale * measured.group_seconds
+        + max(1.0, scale) * measured.publish_seconds
     )
     return Plan(
         tokens=tokens,
         entries=round(scale * sum(r.entries_stored for r in measured.results)),
         bytes_on_disk=round(scale * measured.bytes),
         peak_memory_bytes=_peak_memory(),
+        accumulator_bytes=_accumulators(config),
         seconds=seconds_total,
         basis=f"{len(measured.results)} blocks ({sampled:,} tokens) computed and aggregated here; tokens: {source}",
     )
+
+
+def _accumulators(config: RunConfig) -> int:
+    if config.jacobian.scope != "all_inputs":
+        return 0
+    pair = describe_pair(Path(pipeline.fetch_artifact(config).folder))
+    return accumulator_bytes(pair.n_out_latents, pair.n_in_latents, config.all_inputs.tiles)
 
 
 def _peak_memory() -> int:

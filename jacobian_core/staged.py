@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from jacobian_core.blocks import TokenBlock
 from jacobian_core.corpus import Shard
 from jacobian_core.errors import CorpusError
+from jacobian_core.groups import needs_staged
 from jacobian_core.lake import Lake
 from jacobian_core.pipeline import BlockRef, StagedBatch
 from jacobian_core.shards import SkipCounts
@@ -62,7 +63,7 @@ def next_blocks(run: RunRef, shard: Shard, cursor: Cursor, budget: int | None, m
             skipped += skips
             staged.append(BlockRef(block.block_id, block.analysed))
             budget = None if budget is None else budget - block.analysed
-            if lake.marker(run.run_id, block.block_id) is None:
+            if lake.marker(run.run_id, block.block_id) is None or needs_staged(run, block.block_id):
                 save_block(block, lake.staged_path(run.run_id, block.block_id))
         _open[_place(run)] = _Open((run.run_id, shard.name, cursor, budget), blocks)
         return _batch(staged, cursor, skipped)

@@ -149,5 +149,7 @@ def run_pipeline(config):  # type: ignore[no-untyped-def]
             cursor = batch.next_cursor
             if cursor is None:
                 break
+    for group in pipeline.open_groups(run):
+        pipeline.accumulate_group(run, group)
     pipeline.publish_run(run, {})
     return run

@@ -83,6 +83,9 @@ class FakePipeline:
             fresh=fresh,
         )  # fmt: skip
 
+    def open_groups(self, run: Any) -> list[Any]:
+        return []
+
     def publish_run(self, run: Any, skipped: dict[str, int]) -> Any:
         self.calls.append(f"publish {skipped}")
         (self.root / "manifest").touch()
