@@ -1,0 +1,148 @@
+"""Figures as SVG for the page and as PNG files: an empty figure in the page's style, and both ways out of it.
+
+Text stays text in the SVG, in the reader's own font: it is small, sharp and can be found and copied. Figures are drawn
+about as wide as a phone (5 inches), so that their labels are readable there and merely larger on a wide screen.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from jacobian_core.page.theme import CARD, COLOURS, GRID, INK, MUTED, RULE
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+WIDTH_INCHES = 5.0
+_PNG_DPI = 200
+_FONT_POINTS = 10.0
+_LABEL_ROOM = 0.16
+"""Share of the smallest part of an axis that its labels leave free."""
+_SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def new_figure(height_inches: float = 3.7) -> tuple[Figure, Axes]:
+    """An empty figure with one pair of axes in the page's colours."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(WIDTH_INCHES, height_inches), layout="constrained", facecolor="none")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    axes.set_facecolor("none")
+    axes.set_axisbelow(True)
+    axes.grid(visible=True, color=GRID.light, linewidth=0.8)
+    for side, spine in axes.spines.items():
+        spine.set_visible(side in ("left", "bottom"))
+        spine.set_color(RULE.light)
+    axes.tick_params(which="both", color=RULE.light, labelcolor=MUTED.light, labelsize=_FONT_POINTS, length=3)
+    return figure, axes
+
+
+def label_axes(axes: Axes, x: str, y: str) -> None:
+    """Name both axes; the vertical one's name stands above it, where a phone has room for it."""
+    axes.set_xlabel(x, color=INK.light, fontsize=_FONT_POINTS)
+    axes.set_title(y, color=INK.light, fontsize=_FONT_POINTS, loc="left", pad=8)
+
+
+def add_legend(axes: Axes, columns: int = 1, where: str = "best") -> None:
+    """A legend of the labelled lines, if there is more than one."""
+    handles, labels = axes.get_legend_handles_labels()
+    if len(labels) < 2:
+        return
+    legend = axes.legend(
+        handles, labels, fontsize=_FONT_POINTS - 1, loc=where, ncols=columns, handlelength=2.6, labelcolor=INK.light
+    )
+    legend.get_frame().set(facecolor=CARD.light, edgecolor=GRID.light, alpha=0.9, linewidth=0.8)
+
+
+def decades(axis: Any, most: int = 7) -> None:
+    """Ticks of a logarithmic axis as 10⁻³, 0.1, 1: plain text, because math type needs fonts of its own."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    axis.set_major_locator(LogLocator(base=10, numticks=most))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _position: power_of_ten(value)))
+
+
+def power_of_ten(value: float) -> str:
+    """A number as people write it on an axis: 10⁻³ for 0.001, 0.01 to 1000 in full."""
+    if value == 0:
+        return "0"
+    exponent = round(_log10(abs(value)))
+    sign = "−" if value < 0 else ""
+    if -2 <= exponent <= 3:
+        return f"{value:g}".replace("-", "−")
+    return f"{sign}10{str(exponent).translate(_SUPERSCRIPT)}"
+
+
+def signed_ticks(axis: Any, linear: float, reach: float) -> None:
+    """Ticks of an axis of asinh(value / linear): 0 and, on both sides, powers of ten from `linear` up to `reach`."""
+    import math
+
+    sizes = [linear * 10**k for k in range(1, 12) if linear * 10**k <= reach * 1.001]
+    values = [-v for v in reversed(sizes)] + [0.0] + sizes
+    axis.set_ticks([math.asinh(v / linear) for v in values], [power_of_ten(v) for v in values])
+
+
+def svg_of(figure: Figure, name: str) -> str:
+    """The figure as an SVG element for inside a page: coloured by CSS variables, without ids that others may have."""
+    import matplotlib as mpl
+
+    buffer = io.StringIO()
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    text = buffer.getvalue()
+    for clean in _CLEANERS:
+        text = clean(text)
+    return text.strip()
+
+
+def png_of(figure: Figure) -> bytes:
+    """The figure as a PNG image on a light ground, the same bytes each time."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=_PNG_DPI, facecolor=CARD.light, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def _log10(value: float) -> float:
+    import math
+
+    return math.log10(value)
+
+
+def _only_element(text: str) -> str:
+    """From <svg to </svg>, without the size, the description of the file, and style rules for the whole page."""
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", text, flags=re.DOTALL)
+    return re.sub(r'(<svg [^>]*?)width="[^"]*" height="[^"]*"', r"\1", text, count=1)
+
+
+def _without_ids(text: str) -> str:
+    """Groups lose their ids (`axes_1` is in every figure); shapes and clips keep theirs, which hash their content."""
+    return re.sub(r'<g id="[^"]*"', "<g", text)
+
+
+def _without_fonts(text: str) -> str:
+    text = re.sub(r"; ?font-family: [^;\"]*", "", text)
+    return re.sub(r' transform="rotate\(-0 [^)]*\)"', "", text)
+
+
+def _themed(text: str) -> str:
+    for colour in COLOURS:
+        text = text.replace(colour.light, f"var(--{colour.name})")
+    return text
+
+
+def _compact(text: str) -> str:
+    """A tenth of a point is less than a pixel shows; the rest is bytes."""
+    text = re.sub(r"(\d+\.\d\d)\d+", r"\1", text)
+    return re.sub(r"\s*\n\s*", "\n", text)
+
+
+_CLEANERS: Sequence[Callable[[str], str]] = (_only_element, _without_ids, _without_fonts, _themed, _compact)
