@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from difflib import get_close_matches
+from collections.abc import Mapping, Sequence
 
 from jacobian_core.errors import QueryError
-from jacobian_core.sql_files import Item, SqlFile
+from jacobian_core.sql_files import Item, SqlFile, nearest
 
 Value = str | int | float | bool | list[float]
 """A parameter as DuckDB takes it."""
@@ -60,13 +59,6 @@ _WANTED = {
     "BOOLEAN": "true or false",
     "DOUBLE[]": "a list of finite numbers such as 0,0.01,1",
 }
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """The remedy for an unknown name: the nearest known one, or all of them."""
-    names = list(known)
-    close = get_close_matches(name, names, n=1)
-    return f"Did you mean {close[0]!r}?" if close else f"There is: {', '.join(names) or 'nothing'}."
 
 
 def _text(value: object) -> str:

@@ -16,8 +16,8 @@ import pyarrow as pa
 from jacobian_core import files
 from jacobian_core.errors import QueryError
 from jacobian_core.lake import Lake
-from jacobian_core.report_parameters import nearest, typed_parameters
-from jacobian_core.sql_files import SqlFile, reason, sql_files
+from jacobian_core.report_parameters import typed_parameters
+from jacobian_core.sql_files import SqlFile, nearest, reason, sql_file, sql_files
 
 if TYPE_CHECKING:
     import duckdb
@@ -33,10 +33,7 @@ def list_reports() -> list[ReportInfo]:
 
 def report_info(name: str) -> ReportInfo:
     """The report of that name; QueryError with the nearest name if there is none."""
-    reports = sql_files("reports")
-    if name not in reports:
-        raise QueryError(f"there is no report {name!r}.", nearest(name, reports))
-    return reports[name]
+    return sql_file("reports", name)
 
 
 def run_report(connection: duckdb.DuckDBPyConnection, name: str, parameters: Mapping[str, object]) -> pa.Table:

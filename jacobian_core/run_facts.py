@@ -5,11 +5,15 @@ The rows are few and small, so views hold them as literals. A fact that a record
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from pydantic import JsonValue
+
+from jacobian_core import files
 from jacobian_core.lake import Lake
 from jacobian_core.manifest import BlockMarker, PartInfo, RunManifest, RunRequest, Totals, parts_by_table
 from jacobian_core.publish import merge_totals
@@ -24,6 +28,7 @@ class RunSnapshot:
     blocks: list[BlockMarker]
     parts: dict[str, list[PartInfo]]
     record: RunManifest | RunRequest
+    quality: dict[str, JsonValue]
 
     def total(self, key: str) -> int | float:
         """A block total merged over all finished blocks, as the manifest merges them; 0 where there are none."""
@@ -55,13 +60,24 @@ class RunSnapshot:
 def run_snapshot(lake: Lake, run_id: str) -> RunSnapshot | None:
     """The run as it is now; None if there is no such run."""
     request = lake.request(run_id)
+    quality = _measured_quality(lake, run_id)
     blocks = lake.markers(run_id)
     manifest = lake.manifest(run_id)  # read last: blocks of a run that was published meanwhile are the manifest's
     if manifest is not None:
-        return RunSnapshot(run_id, True, manifest.blocks, manifest.all_parts(), manifest)
+        return RunSnapshot(run_id, True, manifest.blocks, manifest.all_parts(), manifest, manifest.quality)
     if request is None:
         return None
-    return RunSnapshot(run_id, False, blocks, parts_by_table(blocks), request)
+    return RunSnapshot(run_id, False, blocks, parts_by_table(blocks), request, quality)
+
+
+def _measured_quality(lake: Lake, run_id: str) -> dict[str, JsonValue]:
+    """What the quality gate of a run in progress measured; empty before it did."""
+    data = files.read_bytes(lake.work_folder(run_id) / "quality.json")
+    try:
+        found = json.loads(data or b"{}")
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 @dataclass(frozen=True)
@@ -81,6 +97,10 @@ def _of(section: str, *names: str) -> Callable[[RunSnapshot], Any]:
 
 def _total(key: str) -> Callable[[RunSnapshot], Any]:
     return lambda run: run.total(key)
+
+
+def _quality(key: str) -> Callable[[RunSnapshot], Any]:
+    return lambda run: run.quality.get(key)
 
 
 def _skipped(run: RunSnapshot) -> int | None:
@@ -104,8 +124,8 @@ RUN_FACTS: tuple[Fact, ...] = (
     Fact("artifact", "VARCHAR", "", "where the SAE pair is from", _of("config", "sae", "location")),
     Fact("n_in_latents", "BIGINT", "latents", "width of the input SAE", _of("artifact", "n_in_latents")),
     Fact("n_out_latents", "BIGINT", "latents", "width of the output SAE", _of("artifact", "n_out_latents")),
-    Fact("fvu_in", "DOUBLE", "", "share of variance the input SAE leaves unexplained", _of("quality", "fvu_in")),
-    Fact("fvu_out", "DOUBLE", "", "share of variance the output SAE leaves unexplained", _of("quality", "fvu_out")),
+    Fact("fvu_in", "DOUBLE", "", "share of variance the input SAE leaves unexplained", _quality("fvu_in")),
+    Fact("fvu_out", "DOUBLE", "", "share of variance the output SAE leaves unexplained", _quality("fvu_out")),
     Fact("evaluate_at", "VARCHAR", "", "'reconstruction' or 'activation'", _of("config", "jacobian", "evaluate_at")),
     Fact("scope", "VARCHAR", "", "'active' or 'all_inputs'", _of("config", "jacobian", "scope")),
     Fact("derivatives", "VARCHAR", "", "'first' or 'second'", _of("config", "jacobian", "derivatives")),

@@ -19,7 +19,9 @@ test compares it with what DuckDB says about the statement. So it has a fixed fo
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -75,16 +77,26 @@ class SqlFile:
 
 def sql_files(kind: Kind) -> dict[str, SqlFile]:
     """Every SQL file of a kind, by name, in alphabetical order. Raises QueryError where a header is malformed."""
-    paths = sorted(project_path(f"sql/{kind}").glob("*.sql"))
-    return {path.stem: parse_sql_file(path) for path in paths}
+    return {path.stem: parse_sql_file(path) for path in _paths(kind)}
 
 
 def sql_file(kind: Kind, name: str) -> SqlFile:
     """The file of that kind and name; QueryError if there is none."""
-    files = sql_files(kind)
-    if name not in files:
-        raise QueryError(f"sql/{kind} has no {name}.sql.", f"It has: {', '.join(files)}.")
-    return files[name]
+    paths = {path.stem: path for path in _paths(kind)}
+    if name not in paths:
+        raise QueryError(f"there is no {name!r} in sql/{kind}.", nearest(name, paths))
+    return parse_sql_file(paths[name])
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The remedy for an unknown name: the nearest known one, or all of them."""
+    names = list(known)
+    close = get_close_matches(name, names, n=1)
+    return f"Did you mean {close[0]!r}?" if close else f"There is: {', '.join(names) or 'nothing'}."
+
+
+def _paths(kind: Kind) -> list[Path]:
+    return sorted(project_path(f"sql/{kind}").glob("*.sql"))
 
 
 def parse_sql_file(path: Path) -> SqlFile:

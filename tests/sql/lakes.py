@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -87,8 +88,10 @@ def rows_table(table: str, rows: list[tuple[Any, ...]]) -> pa.Table:
 IDENTITY: dict[str, Any] = {
     "artifact": {"n_in_latents": N_IN, "n_out_latents": N_OUT},
     "model": {"layer": 3},
-    "quality": {"fvu_in": 0.125, "fvu_out": 0.25},
 }
+
+
+QUALITY: dict[str, Any] = {"fvu_in": 0.125, "fvu_out": 0.25}
 
 
 def config_of(min_abs: float = 0.0, top: int | None = None, name: str = "hand") -> dict[str, Any]:
@@ -101,6 +104,7 @@ def config_of(min_abs: float = 0.0, top: int | None = None, name: str = "hand") 
 def write_blocks(lake: Lake, run_id: str, blocks: list[dict[str, pa.Table]], config: dict[str, Any]) -> None:
     """A run in progress whose blocks are done."""
     begin_run(lake, run_id, IDENTITY, config)
+    (lake.work_folder(run_id) / "quality.json").write_text(json.dumps(QUALITY))
     for number, tables in enumerate(blocks):
         with BlockWriter(lake, run_id, f"0000-{number:06d}", CONFIG) as writer:
             for name, table in tables.items():
@@ -115,7 +119,7 @@ def finish(lake: Lake, run_id: str, config: dict[str, Any], parts: dict[str, lis
     blocks = lake.markers(run_id)
     manifest = RunManifest(
         run_id=run_id, identity=IDENTITY, config=config, artifact=IDENTITY["artifact"], model=IDENTITY["model"],
-        versions={}, quality=IDENTITY["quality"], corpus={"skipped": {"broken": 2, "empty": 1}}, blocks=blocks,
+        versions={}, quality=QUALITY, corpus={"skipped": {"broken": 2, "empty": 1}}, blocks=blocks,
         parts=parts, totals=merge_totals(blocks), seconds={}, created_utc=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
     )  # fmt: skip
     publish_run(lake, manifest)

@@ -79,7 +79,9 @@ def test_run_in_progress_shows_finished_blocks_only(tmp_path: Path) -> None:
         unfinished.write("tokens", tables_of(HAND[:1])["tokens"])
         with connect(lake) as connection:
             assert _one(connection, "SELECT count(*) FROM tokens") == 3
-            assert connection.execute("SELECT complete, tokens, n_in_latents FROM runs").fetchall() == [(False, 3, 8)]
+            assert connection.execute("SELECT complete, tokens, n_in_latents, fvu_out FROM runs").fetchall() == [
+                (False, 3, 8, 0.25)
+            ]
             # pair_stats of the blocks so far, with no mart
             assert _one(connection, "SELECT sum(n_stored) FROM pair_stats") == 7
     # A part without a marker is not part of the lake, whatever its name.
