@@ -81,16 +81,24 @@ def publish(download: Path, folder: Path, locator: str, left_out: list[str]) -> 
         _sync(download / name)
     (download / RECORD_NAME).write_text(json.dumps(record, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     _sync(download / RECORD_NAME)
-    _sync(download)
-    published = read_copy(folder, locator) if folder.exists() else None
-    if published is None:
-        try:
+    for folder_of_files in {download, *((download / name).parent for name in artifact.files)}:
+        _sync(folder_of_files)
+    with _alone_on(folder.parent):
+        published = read_copy(folder, locator) if folder.exists() else None
+        if published is None:
             _replace(download, folder)
-        except OSError:
-            published = read_copy(folder, locator)
-            if published is None:
-                raise
     return published or Artifact(folder, locator, artifact.files, artifact.digest)
+
+
+@contextmanager
+def _alone_on(shelf: Path) -> Iterator[None]:
+    """Only one process at a time: otherwise one would take another's new copy for the damaged one and move it away."""
+    lock = os.open(shelf, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
 
 
 def _locked_folder(shelf: Path) -> tuple[Path, int]:

@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
@@ -104,6 +105,20 @@ def test_many_at_once_end_with_one_copy(shelf: Path) -> None:
     assert len({artifact.digest for artifact in artifacts}) == 1
     assert read_copy(artifacts[0].folder, LOCATOR) == artifacts[0]
     assert len(list(shelf.iterdir())) == 1
+
+
+def test_one_publishes_at_a_time(shelf: Path) -> None:
+    """While another holds the shelf nothing appears or is moved away."""
+    shelf.mkdir()
+    lock = os.open(shelf, os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(put, shelf)
+        time.sleep(0.3)
+        assert not waiting.done()
+        assert not copy_folder(shelf, LOCATOR).exists()
+        os.close(lock)
+        assert read_copy(waiting.result().folder, LOCATOR) == waiting.result()
 
 
 def test_abandoned_downloads_are_swept_and_living_ones_are_not(shelf: Path) -> None:
