@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from jacobian_core.page.canvas import add_legend, decades, label_axes, new_figure, signed_ticks
 from jacobian_core.page.density import Cells, draw_density
-from jacobian_core.page.distributions import line_style
 from jacobian_core.page.gather import Row, RunData
 from jacobian_core.page.picture import Numbers, Picture, percent, shown
+from jacobian_core.page.series import line_style
 from jacobian_core.page.theme import INK, SERIES
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def effect_picture(run: RunData) -> Picture | None:
     rows = run.rows("effect_density")
     if not rows:
         return None
-    figure, axes = new_figure(4.6)
+    figure, axes = new_figure(4.3)
     stayed = [r for r in rows if not r["left_selection"]]
     left = [r for r in rows if r["left_selection"]]
     if stayed:

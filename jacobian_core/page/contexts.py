@@ -37,27 +37,26 @@ def _listed(items: Sequence[str], kind: str) -> str:
 
 def _pair(rows: list[Row]) -> str:
     first = rows[0]
-    heading = (
-        f'<h4>{_latent("in", first["in_latent"])} <span aria-label="to">→</span> {_latent("out", first["out_latent"])}</h4>'
-        f'<p class="figures-of">mean |J| {shown(first["mean_abs_all_tokens"])} over all tokens · mean J '
-        f"{shown(first['mean'])} over {first['n_coactive']:,} together · largest |J| {shown(float(first['max_abs']))}</p>"
+    about = (
+        f"mean |J| {shown(first['mean_abs_all_tokens'])} over all tokens · mean J {shown(first['mean'])} over "
+        f"{first['n_coactive']:,} together · largest |J| {shown(float(first['max_abs']))}"
     )
     contexts = "".join(_context(row, f"J {shown(float(row['value']))}") for row in rows)
-    return f"<li>{heading}<ul>{contexts}</ul></li>"
+    return f"<li>{_heading(first, about)}<ul>{contexts}</ul></li>"
 
 
 def _violation(row: Row) -> str:
     effect = shown(float(row["effect"]))
     kept = "left the selection" if row.get("left_selection") else "stayed active"
-    heading = (
-        f'<h4>{_latent("in", row["in_latent"])} <span aria-label="to">→</span> {_latent("out", row["out_latent"])}</h4>'
-        f'<p class="figures-of">J {shown(float(row["value"]))}, yet the effect is {effect}; the output latent {kept}</p>'
-    )
-    return f"<li>{heading}<ul>{_context(row, f'effect {effect}')}</ul></li>"
+    about = f"J {shown(float(row['value']))}, yet the effect is {effect}; the output latent {kept}"
+    return f"<li>{_heading(row, about)}<ul>{_context(row, f'effect {effect}')}</ul></li>"
 
 
-def _latent(side: str, number: int) -> str:
-    return f'<span class="latent">{text(side)} {number}</span>'
+def _heading(row: Row, about: str) -> str:
+    """Both latents, in the direction of the effect, and what is known of them."""
+    arrow = '<span aria-label="to">→</span>'
+    latents = f"in {row['in_latent']} {arrow} out {row['out_latent']}"
+    return f'<h4>{latents}</h4><p class="figures-of">{text(about)}</p>'
 
 
 def _context(row: Row, note: str) -> str:

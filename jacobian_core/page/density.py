@@ -15,6 +15,7 @@ from jacobian_core.page.theme import DENSITY, MUTED, RULE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.patches import PathPatch
 
 Box = tuple[float, float, float, float]
 """left, right, bottom, top of a cell, in the axes' units."""
@@ -50,7 +51,7 @@ def steps(counts: Sequence[float]) -> list[float]:
     return edges
 
 
-def _one_shape(boxes: Sequence[Box], colour: str) -> object:
+def _one_shape(boxes: Sequence[Box], colour: str) -> PathPatch:
     from matplotlib.patches import PathPatch
     from matplotlib.path import Path
 

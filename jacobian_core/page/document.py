@@ -13,6 +13,10 @@ from jacobian_core.page.theme import SERIES, css_variables
 
 TITLE = "Do zeros in the Jacobian mean that there is no causal connection?"
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+_FOOTER = (
+    "Made by jacobian-flows from the Parquet tables of a lake. The numbers of every figure stand below it; the reports "
+    "that they are from are Parquet and CSV files beside this page."
+)
 _CONTENTS = (
     ("causal", "Effects"),
     ("sizes", "Sparsity"),
@@ -44,8 +48,7 @@ def page(runs: Sequence[RunData], pictures: Mapping[str, Sequence[Picture]]) -> 
         f'<header><p class="what">{text(_subject(runs))}</p><h1>{text(TITLE)}</h1></header>\n<main>\n'
         f'{sections.answer(runs)}\n<nav aria-label="contents"><ul>{links}</ul></nav>\n'
         + "\n".join(body[name] for name, _ in _CONTENTS)
-        + "\n</main>\n<footer><p>Made by jacobian-flows from the lake’s Parquet tables. Every figure’s numbers stand below "
-        "it; the same reports are Parquet and CSV files beside this page.</p></footer>\n</body>\n</html>\n"
+        + f"\n</main>\n<footer><p>{text(_FOOTER)}</p></footer>\n</body>\n</html>\n"
     )
 
 

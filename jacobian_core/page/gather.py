@@ -40,6 +40,16 @@ MOST_RUNS = len(SERIES)
 CHECKED_ENTRIES = 50_000_000
 """Runs with more stored entries are not checked for the page: the checks read every row (`jacobian verify`)."""
 
+_TEXT = """
+SELECT
+    token_id,
+    text_around($run_id, token_id, -14, 0) AS text_before,
+    text,
+    text_around($run_id, token_id, 1, 9) AS text_after
+FROM tokens
+WHERE run_id = $run_id AND list_contains($token_ids, token_id)
+"""
+
 logger = logging.getLogger(__name__)
 
 
@@ -121,12 +131,24 @@ def _gather(
         except QueryError as error:
             logger.warning("page of %s without %s: %s", run_id, name, error)
             missing[name] = error.problem
+    add_text(connection, run_id, reports.get("top_interventions", []))
     facts = run_sql(connection, "SELECT * FROM runs WHERE run_id = $run_id", {"run_id": run_id}).to_pylist()
     if not facts:
         raise QueryError(f"there is no run {run_id!r}.", "`jacobian runs` lists the runs.")
     label, series = shown_as
     checks = _checks(connection, run_id, facts[0])
     return RunData(run_id, label, series, facts[0], _record(lake, run_id), reports, missing, checks)
+
+
+def add_text(connection: duckdb.DuckDBPyConnection, run_id: str, rows: Sequence[Row]) -> None:
+    """Give rows with a `token_id` the token's text, and what stands before and after it."""
+    from jacobian_core.reports import run_sql
+
+    ids = [row["token_id"] for row in rows]
+    found = run_sql(connection, _TEXT, {"run_id": run_id, "token_ids": ids}).to_pylist() if ids else []
+    texts = {row["token_id"]: row for row in found}
+    for row in rows:
+        row.update(texts.get(row["token_id"], {"text_before": "", "text": "", "text_after": ""}))
 
 
 def _record(lake: Lake, run_id: str) -> dict[str, Any]:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+_LEAST_PERCENT = 0.001
 Cell = str | int | float | bool | None
 
 
@@ -33,19 +35,26 @@ class Picture:
 
 
 def shown(value: float | None) -> str:
-    """A number in running text: three digits, a true minus."""
+    """A number in running text: three digits, a true minus, 10⁻⁸ rather than 1e-08."""
     if value is None:
         return "unknown"
     if isinstance(value, int):
         return f"{value:,}"
-    return f"{value:.3g}".replace("-", "−").replace("e−0", "e−").replace("e+0", "e")
+    mantissa, _, exponent = f"{value:.3g}".partition("e")
+    if not exponent:
+        return mantissa.replace("-", "−")
+    power = "10" + str(int(exponent)).translate(SUPERSCRIPT)
+    return power if mantissa == "1" else f"{mantissa.replace('-', '−')}\u202f×\u202f{power}"
 
 
 def percent(share: float | None) -> str:
-    """A share in running text."""
+    """A share in running text: three digits, and never rounded to 0 or to 100 where it is not."""
     if share is None:
         return "unknown"
     value = 100 * share
-    if value == 0:
-        return "0 %"
-    return "<0.001 %" if abs(value) < 0.001 else f"{value:.3g} %".replace("e+02", "00").replace("1e00", "100")
+    if 0 < value < _LEAST_PERCENT:
+        return f"<{_LEAST_PERCENT}\u00a0%"
+    digits = f"{value:.3g}"
+    if digits == "100" and value < 100:
+        digits = ">99.9"
+    return f"{digits}\u00a0%"

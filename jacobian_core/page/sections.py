@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from jacobian_core.page import causal, contexts, distributions
+from jacobian_core.page import causal, contexts, curves, distributions
 from jacobian_core.page.gather import Row, RunData
 from jacobian_core.page.markup import details, element, facts, figures, paragraph, section, table, text
 from jacobian_core.page.picture import Picture, percent, shown
@@ -22,8 +22,8 @@ def draw_all(runs: Sequence[RunData]) -> dict[str, list[Picture]]:
         "sizes": [
             distributions.entry_histogram(runs),
             distributions.pair_histogram(runs),
-            distributions.threshold_curves(runs),
-            distributions.convergence_curves(runs),
+            curves.threshold_curves(runs),
+            curves.convergence_curves(runs),
         ],
         "second": [distributions.derivative_picture(run) for run in runs],
     }
@@ -43,7 +43,7 @@ def answer_sentence(run: RunData) -> str:
     """The sentence of the report causal_zero_answer, or why there is none."""
     for row in run.rows("causal_zero_answer"):
         if row.get("answer"):
-            return str(row["answer"])
+            return str(row["answer"]).replace(" %", "\u00a0%")
     return _NO_INTERVENTIONS
 
 
