@@ -36,7 +36,9 @@ def warehouse_statements(root: Path, states: list[RunSnapshot]) -> Iterator[str]
         yield from _comments(table.name, f"{table.description} A row: {table.grain}.", _table_columns(table))
     yield f"CREATE VIEW runs AS {_runs_view(states)}"
     facts = {fact.name: _with_unit(fact.description, fact.unit) for fact in RUN_FACTS}
-    yield from _comments("runs", "The runs of the lake when these views were made (they name every file). A row: one run.", facts)
+    yield from _comments(
+        "runs", "The runs of the lake when these views were made (they name every file). A row: one run.", facts
+    )
     # Together: macros read views, and views may use macros.
     for file in in_reading_order(sql_files("macros") | sql_files("views")):
         if file.kind == "macros":
