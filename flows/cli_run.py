@@ -1,31 +1,33 @@
-"""`jacobian run` and `jacobian plan`: the main flow, and what it would cost."""
+"""`jacobian run`, `analyse` and `plan`: the main flow, the same over an existing run, and what it would cost."""
 
 from __future__ import annotations
 
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flows.cli_options import DEBUG, Json, LakeOfRun, Profile, Settings, config_of
+from flows.cli_options import DEBUG, DEFAULT_LAKE, Json, Lake, LakeOfRun, Profile, Run, Settings, config_of
 from flows.output import note, say, say_json, say_table
 
 if TYPE_CHECKING:
     from flows.server import ServerState
-    from jacobian_core.config import RunConfig
 
 _STOPPED = {signal.SIGINT: 130, signal.SIGTERM: 143}
 _SHOWN_REPORTS = ("threshold_fractions", "mean_max_aggregates", "sparsity")
+StopServer = Annotated[bool, typer.Option("--stop-server", help="Stop the local server at the end.")]
 _SHOWN_PAIRS = "10"
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the application."""
     app.command()(run)
+    app.command()(analyse)
     app.command()(plan)
 
 
@@ -33,7 +35,7 @@ def run(
     profile: Profile = "demo",
     lake: LakeOfRun = None,
     settings: Settings = None,
-    stop_server: Annotated[bool, typer.Option("--stop-server", help="Stop the local server at the end.")] = False,
+    stop_server: StopServer = False,
     json: Json = False,
 ) -> None:
     """Analyse a corpus: from SAE pair and text to tables and reports.
@@ -42,23 +44,61 @@ def run(
 
     Example: jacobian run --profile demo --set corpus.max_tokens=5000
     """
+    config = config_of(profile, settings, lake)
+
+    def flow() -> str:
+        from flows.run import jacobian_run
+
+        return str(jacobian_run(config))
+
+    _execute(Path(config.lake.root), flow, stop_server, json)
+
+
+def analyse(
+    run: Run = None,
+    settings: Settings = None,
+    lake: Lake = DEFAULT_LAKE,
+    stop_server: StopServer = False,
+    json: Json = False,
+) -> None:
+    """Analyse the text of an existing run again, with other settings.
+
+    It becomes a run of its own beside the first: same pair, model and text. Where neither the run nor --set says which
+    latents to change, each is set to zero, and less by one, in a sample of pairs.
+
+    Example: jacobian analyse --run demo --set interventions.pairs=all
+    """
+    from flows.results import choose_run
+
+    source = choose_run(lake, run)
+
+    def flow() -> str:
+        from flows.analyse import analyse
+
+        return str(analyse(str(lake), source, list(settings or ())))
+
+    _execute(lake, flow, stop_server, json)
+
+
+def _execute(root: Path, flow: Callable[[], str], stop_server: bool, json: bool) -> None:
+    """Run a flow that returns a run id against the configured Prefect server or the lake's own; print its results.
+
+    `flow` must import prefect itself: what it talks to is settled before.
+    """
     from flows.server import stop_server as stop
     from jacobian_core.lake import Lake
 
-    config = config_of(profile, settings, lake)
-    root = Path(config.lake.root)
     Lake.create(root)  # refuse a folder that is something else before a server writes into it
     with _Interruption():
         local = prefect_for(root)
         try:
-            run_id = _run_flow(config)
+            run_id = _run_flow(flow)
         finally:
             if stop_server and local is not None:
                 stop(root)
     _show_result(root, run_id, json)
     if local is not None and not stop_server:
-        shown = lake or os.path.relpath(root)
-        note(f"Prefect UI: {local.ui} (stop it: jacobian server stop --lake {shown})")
+        note(f"Prefect UI: {local.ui} (stop it: jacobian server stop --lake {os.path.relpath(root)})")
 
 
 def plan(
@@ -110,13 +150,11 @@ def prefect_for(lake: Path) -> ServerState | None:
     return local
 
 
-def _run_flow(config: RunConfig) -> str:
+def _run_flow(flow: Callable[[], str]) -> str:
     from flows.progress import listening
-    from flows.run import jacobian_run
 
-    listener = _listener()
-    with listening(listener):
-        return str(jacobian_run(config))
+    with listening(_listener()):
+        return flow()
 
 
 def _listener() -> Any:
