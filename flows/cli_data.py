@@ -25,18 +25,23 @@ def register(app: typer.Typer) -> None:
 
 def report(
     names: Annotated[list[str] | None, typer.Argument(help="Reports; default: those that every run ends with.")] = None,
-    run: Run = None,
+    run: Annotated[
+        list[str] | None, typer.Option("--run", help="A run's id, or its beginning; with --html repeatable.")
+    ] = None,
     parameters: Annotated[
         list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A parameter of the reports; repeatable.")
     ] = None,
     show_list: Annotated[bool, typer.Option("--list", help="List the reports and their parameters.")] = False,
     write: Annotated[bool, typer.Option("--write/--no-write", help="Write Parquet and CSV into the lake.")] = True,
+    html: Annotated[bool, typer.Option("--html", help="Write a page with figures instead: one HTML file.")] = False,
+    out: Annotated[Path | None, typer.Option("--out", help="With --html: the folder to write into.")] = None,
     lake: Lake = DEFAULT_LAKE,
     json: Json = False,
 ) -> None:
     """Print reports on a run, and write them as files.
 
-    Each becomes a Parquet and a CSV file under <lake>/reports/<run>.
+    Each becomes a Parquet and a CSV file under <lake>/reports/<run>. With --html, one page of figures that needs no
+    network; several --run are laid over each other.
 
     Example: jacobian report mean_max_aggregates --set top=5
     """
@@ -44,7 +49,9 @@ def report(
 
     if show_list:
         return _list_reports(json)
-    run_id = choose_run(lake, run)
+    if html:
+        return _html(lake, run, out, json, bool(names or parameters))
+    run_id = choose_run(lake, _only_run(run, out))
     tables = run_reports(lake, run_id, tuple(names or RUN_REPORTS), _assignments(parameters))
     written = write_reports(lake, run_id, tables) if write else []
     if json:
@@ -53,6 +60,28 @@ def report(
     if written:
         say(f"written: {len(written)} files in {Path(written[0]).parent}")
     return None
+
+
+def _html(lake: Path, wanted: list[str] | None, folder: Path | None, json: bool, more: bool) -> None:
+    """`jacobian report --html`: where the page is, or its files as JSON."""
+    from flows.results import choose_run, html_page
+    from jacobian_core.errors import ConfigError
+
+    if more:
+        raise ConfigError("--html takes no reports and no --set.", "Leave them out: the page has its own figures.")
+    chosen = [choose_run(lake, name) for name in wanted] if wanted else [choose_run(lake, None)]
+    page = html_page(lake, chosen, folder)
+    return say_json({"run_ids": chosen, "files": page.files}) if json else say(f"page: {page.path}")
+
+
+def _only_run(wanted: list[str] | None, folder: Path | None) -> str | None:
+    from jacobian_core.errors import ConfigError
+
+    if folder is not None:
+        raise ConfigError("--out is for --html.", "Reports are written into the lake; or add --html.")
+    if wanted and len(wanted) > 1:
+        raise ConfigError("several --run, but reports are about one.", "Add --html for a page that compares runs.")
+    return wanted[0] if wanted else None
 
 
 def sql(

@@ -11,6 +11,7 @@ from flows import ui
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from jacobian_core.page.write import WrittenPage
     from jacobian_core.pipeline import ArtifactRef, QualityReport, RunRef
 
 RUN_REPORTS = ("threshold_fractions", "mean_max_aggregates", "sparsity", "convergence", "data_quality")
@@ -114,7 +115,22 @@ def publish_reports(lake: Path, run_id: str) -> list[str]:
     shown: dict[str, list[dict[str, Any]]] = dict(_for_page(name, table) for name, table in tables.items())
     shown["The run"] = [{"fact": key, "value": value} for key, value in _provenance(lake, run_id).items()]
     ui.leave_page(run_id, ui.run_page(f"Run {run_id}", _answer(tables["threshold_fractions"]), shown))
-    return written
+    page = html_page(lake, [run_id], known={run_id: tables})
+    ui.leave_pictures(run_id, page.images)
+    return [*written, *page.files]
+
+
+def html_page(
+    lake: Path,
+    run_ids: Sequence[str],
+    folder: Path | None = None,
+    known: Mapping[str, Mapping[str, pa.Table]] | None = None,
+) -> WrittenPage:
+    """Write the page of these runs as `report.html`, with its figures as PNG files, and say where."""
+    from jacobian_core.lake import Lake
+    from jacobian_core.page.write import write_page
+
+    return write_page(Lake.open(lake), run_ids, folder, known)
 
 
 def _for_page(name: str, table: pa.Table) -> tuple[str, list[dict[str, Any]]]:
@@ -181,6 +197,7 @@ def run_facts(lake: Path, run_id: str) -> dict[str, object]:
         "bytes": stored,
         "lake": str(lake),
         "reports": str(lake / "reports" / run_id),
+        "report_page": str(lake / "reports" / run_id / "report.html"),
     }
 
 

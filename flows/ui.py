@@ -5,8 +5,10 @@ These are pictures of the lake for people who watch; nothing reads them back.
 
 from __future__ import annotations
 
+import base64
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -56,6 +58,20 @@ def leave_page(run_id: str, page: str) -> None:
     from prefect.artifacts import create_markdown_artifact
 
     create_markdown_artifact(page, key=artifact_key(run_id), description=f"Run {run_id}")
+
+
+def leave_pictures(run_id: str, images: Mapping[str, Path]) -> None:
+    """Leave PNG files in the UI, by title; they travel inside the artifact, so the server needs no file of the lake."""
+    from prefect.artifacts import create_markdown_artifact
+
+    if images:
+        parts = [f"## {title}\n\n![{title}](data:image/png;base64,{_base64(path)})" for title, path in images.items()]
+        page = "\n\n".join([f"# Figures of {run_id}", *parts])
+        create_markdown_artifact(page, key=artifact_key(f"{run_id} figures"), description=f"Figures of {run_id}")
+
+
+def _base64(path: Path) -> str:
+    return base64.b64encode(path.read_bytes()).decode("ascii")
 
 
 def leave_table(run_id: str, report: str, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -23,6 +23,8 @@ WIDTH_INCHES = 4.5
 _PNG_DPI = 160
 _FONT_POINTS = 10.0
 _MANY_DECADES = 1.5
+_LEGEND_COLUMNS = 3
+_PAD_INCHES = 0.07
 _SMALL, _LARGE = 0.00999, 9999.0
 """Between these, an axis writes numbers in full."""
 
@@ -31,8 +33,13 @@ def new_figure(height_inches: float = 3.4) -> tuple[Figure, Axes]:
     """An empty figure with one pair of axes in the page's colours."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    figure = Figure(figsize=(WIDTH_INCHES, height_inches), layout="constrained", facecolor="none")
+    figure = Figure(
+        figsize=(WIDTH_INCHES, height_inches),
+        layout=ConstrainedLayoutEngine(w_pad=_PAD_INCHES, h_pad=_PAD_INCHES),
+        facecolor="none",
+    )
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     axes.set_facecolor("none")
@@ -51,15 +58,15 @@ def label_axes(axes: Axes, x: str, y: str) -> None:
     axes.set_title(y, color=INK.light, fontsize=_FONT_POINTS, loc="left", y=1.03, pad=0)
 
 
-def add_legend(axes: Axes, columns: int = 1, where: str = "best") -> None:
-    """A legend of the labelled lines, if there is more than one."""
+def add_legend(axes: Axes) -> None:
+    """A legend of the labelled lines below the axes, where it hides nothing, if there is more than one."""
     handles, labels = axes.get_legend_handles_labels()
     if len(labels) < 2:
         return
-    legend = axes.legend(
-        handles, labels, fontsize=_FONT_POINTS - 1, loc=where, ncols=columns, handlelength=2.6, labelcolor=INK.light
-    )
-    legend.get_frame().set(facecolor=CARD.light, edgecolor=GRID.light, alpha=0.9, linewidth=0.8)
+    axes.figure.legend(
+        handles, labels, fontsize=_FONT_POINTS, loc="outside lower center", ncols=min(len(labels), _LEGEND_COLUMNS),
+        handlelength=2.8, labelcolor=INK.light, frameon=False,
+    )  # fmt: skip
 
 
 def decades(axis: Any, as_percent: bool = False) -> None:

@@ -38,7 +38,7 @@ def causal_curve(runs: Sequence[RunData], tau: str = "0.1") -> Picture | None:
     decades(axes.xaxis)
     axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0 %", "25 %", "50 %", "75 %", "100 %"])
     label_axes(axes, "|J| of the pair at the token", f"share with |effect| > {tau} when the input is ablated")
-    add_legend(axes, where="upper left")
+    add_legend(axes)
     said = [f"{run.label}: {_ends(rows)}" for run, rows in drawn]
     table = [(run.label, r["low"], r["high"], *(r.get(name) for name in _TABLE)) for run, rows in drawn for r in rows]
     return Picture(

@@ -35,7 +35,7 @@ def threshold_curves(runs: Sequence[RunData]) -> Picture | None:
     decades(axes.xaxis)
     decades(axes.yaxis, as_percent=True)
     label_axes(axes, "threshold on mean |J| over all tokens", "share of all pairs above it")
-    add_legend(axes, where="lower left")
+    add_legend(axes)
     said = "; ".join(f"{run.label}: {_shares_at(rows)}" for run, rows in drawn)
     return Picture(
         "threshold-curves", "How many pairs matter on average",
@@ -78,7 +78,7 @@ def convergence_curves(runs: Sequence[RunData]) -> Picture | None:
     _name_lines(axes, _lines(drawn[0][1]))
     decades(axes.yaxis, as_percent=True)
     label_axes(axes, "tokens seen", "share of all pairs with a mean |J| above")
-    add_legend(axes, where="lower left")
+    add_legend(axes)
     said = "; ".join(f"{run.label}: {_last_change(rows)}" for run, rows in drawn)
     return Picture(
         "convergence", "How much more text would change",

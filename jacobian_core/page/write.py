@@ -24,6 +24,11 @@ class WrittenPage:
     path: Path
     images: dict[str, Path]
 
+    @property
+    def files(self) -> list[str]:
+        """The paths of all of them."""
+        return [str(self.path), *map(str, self.images.values())]
+
 
 def write_page(
     lake: Lake,
