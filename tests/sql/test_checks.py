@@ -57,6 +57,12 @@ BROKEN: list[tuple[str, dict[str, int]]] = [
     ("UPDATE pair_stats SET sum_abs = sum_abs * 1.001", {"pair_sums": 2}),
     ("UPDATE pair_stats SET sum_sq = 5 WHERE out_latent = 2 AND in_latent = 3", {"pair_sums": 1}),
     ("DELETE FROM pair_stats WHERE out_latent = 2 AND in_latent = 0", {"pair_sums": 1}),
+    (f"INSERT INTO interventions VALUES ({A}, 1, 7, 'ablate', 2, 0, .5, 0, 4, 3, -1, false, 1, '{HAND_RUN}')",
+     {"interventions_refer": 1}),
+    (f"INSERT INTO interventions VALUES ({A}, 1, 0, 'ablate', 2, 1, .5, 0, 4, 3, -1, false, 1, '{HAND_RUN}')",
+     {"interventions_agree": 1}),
+    (f"INSERT INTO function_shapes VALUES ({A}, 1, 0, .5, 2, 5, 100, 3, .5, 3, 'linear', 'other', 1, '{HAND_RUN}')",
+     {"function_shapes_agree": 1}),
 ]  # fmt: skip
 
 
