@@ -67,7 +67,7 @@ def leave_pictures(run_id: str, images: Mapping[str, Path]) -> None:
     if images:
         parts = [f"## {title}\n\n![{title}](data:image/png;base64,{_base64(path)})" for title, path in images.items()]
         page = "\n\n".join([f"# Figures of {run_id}", *parts])
-        create_markdown_artifact(page, key=artifact_key(f"{run_id} figures"), description=f"Figures of {run_id}")
+        create_markdown_artifact(page, key=artifact_key(f"figures {run_id}"), description=f"Figures of {run_id}")
 
 
 def _base64(path: Path) -> str:

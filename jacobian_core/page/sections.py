@@ -11,7 +11,7 @@ from jacobian_core.page.markup import details, element, facts, figures, paragrap
 from jacobian_core.page.picture import Picture, percent, shown
 
 _NO_INTERVENTIONS = (
-    "This run varied no latents, so it can’t answer the question: run it with interventions.count_per_block above 0."
+    "This run varied no latents, so it can’t answer the question: run it with `--set interventions.kinds=ablate`."
 )
 
 
