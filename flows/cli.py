@@ -35,6 +35,8 @@ def main() -> NoReturn:
     arguments = [a for a in sys.argv[1:] if a != "--debug"]
     if len(arguments) < len(sys.argv[1:]):  # wherever it stands: no command has to know of it
         os.environ[DEBUG] = "1"
+    # OpenMP's idle threads spin by default, which on a machine shared with others slows torch down several times.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     show_warnings()
     try:
         code = app(arguments, standalone_mode=False)

@@ -239,33 +239,10 @@ def _module_with_other_weights(name: str, config: ModelConfig, artifact_weights:
             "Set model.weights to 'model' or 'randomised'.",
         )
     else:
-        _load_safetensors(module, artifact_weights)
+        from jacobian_core.llm_weights import load_weights_beside
+
+        load_weights_beside(module, artifact_weights)
     return {"hf_model": module, "tokenizer": AutoTokenizer.from_pretrained(name, revision=config.revision)}
-
-
-def _load_safetensors(module: torch.nn.Module, path: Path) -> None:
-    """Load a Hugging Face state dict in place; ModelError if a tensor is missing, of another shape, or not finite."""
-    from safetensors.torch import load_file
-
-    found = load_file(str(path))
-    output_embedding = ("lm_head.", "embed_out.")  # never executed, and absent from files of tied models
-    parameters = {n: p for n, p in module.named_parameters() if not n.startswith(output_embedding)}
-    missing = sorted(set(parameters) - set(found))
-    wrong = [n for n in sorted(set(parameters) & set(found)) if parameters[n].shape != found[n].shape]
-    if missing or wrong:
-        what = f"misses {missing[0]}" if missing else f"has another shape for {wrong[0]}"
-        raise ModelError(
-            f"language-model weights {path.name} do not fit the model: the file {what} "
-            f"({len(missing)} missing, {len(wrong)} of another shape).",
-            "The file must be the Hugging Face state dict of model.name.",
-        )
-    with torch.no_grad():
-        for name, parameter in parameters.items():
-            if not bool(torch.isfinite(found[name]).all()):
-                raise ModelError(
-                    f"language-model weights {path.name}: {name} is not finite.", "Fetch the artifact again."
-                )
-            parameter.copy_(found[name])
 
 
 def _read_mlp(bridge: Any, layer: int) -> Mlp:

@@ -87,6 +87,11 @@ def _load(run: RunRef, device: str) -> Worker:
     folder = Path(run.artifact.folder)
     weights = model_weights_of(folder) if config.model.weights == "artifact" else None
     pair = load_sae_pair(folder)
+    if pair.artifact_config.get("randomize_llm_weights") and config.model.weights == "model":
+        log.warning(
+            "the pair was trained on a randomised model (randomize_llm_weights), but model.weights is 'model'; "
+            "set model.weights to 'artifact' if the artifact carries them"
+        )
     model = load_language_model(config.model, run.layer, device, weights)
     check_pair_fits(pair, model.mlp.d_in, model.mlp.d_out, model.bridge.cfg.n_layers)
     sandwich = Sandwich.build(
