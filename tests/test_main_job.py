@@ -131,7 +131,6 @@ def test_sql_aggregates_equal_a_dense_accumulation(tiny: Path, tmp_path: Path) -
 def check_thresholds(config: RunConfig, run_id: str, dense: dict[str, np.ndarray]) -> None:
     """`threshold_fractions` against the notebook's cell on the dense matrices."""
     from jacobian_core.reports import run_report
-
     from jacobian_core.warehouse import connect
 
     with connect(Lake.open(Path(config.lake.root)), [run_id]) as connection:

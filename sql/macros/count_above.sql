@@ -1,7 +1,7 @@
 -- question: How many values of a histogram are strictly greater than a threshold?
 -- reads: nothing
 -- parameters:
---   bins MAP(DOUBLE,UBIGINT) - histogram(values, thresholds): a key counts the values from the key below it up to itself
+--   bins MAP(DOUBLE,UBIGINT) - histogram(values, thresholds): a key counts values above the key before, up to itself
 --   threshold DOUBLE - one of the thresholds that the histogram was made with
 -- grain: one value
 --
