@@ -109,9 +109,10 @@ def power_of_ten(value: float) -> str:
     return ("−" if value < 0 else "") + (power if digit == 1 else f"{digit}·{power}")
 
 
-def signed_ticks(axis: Any, linear: float, reach: float) -> None:
-    """Ticks of an axis of asinh(value / linear): 0 and, on both sides, powers of ten from `linear` up to `reach`."""
+def signed_ticks(axis: Any, linear: float, reach: float, most: int) -> None:
+    """Ticks of an axis of asinh(value / linear): 0 and, on both sides, at most `most` powers of ten up to `reach`."""
     sizes = [linear * 10**k for k in range(1, 12) if linear * 10**k <= reach * 1.001]
+    sizes = sizes[::-1][:: -(-len(sizes) // most) or 1][::-1]
     values = [-v for v in reversed(sizes)] + [0.0] + sizes
     axis.set_ticks([math.asinh(v / linear) for v in values], [power_of_ten(v) for v in values])
 

@@ -4,64 +4,111 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jacobian_core.page.canvas import add_legend, decades, label_axes, new_figure, signed_ticks
 from jacobian_core.page.density import Cells, draw_density
 from jacobian_core.page.gather import Row, RunData
-from jacobian_core.page.picture import Numbers, Picture, percent, shown
+from jacobian_core.page.picture import Numbers, Picture, capitalised, each_run, percent, shown
 from jacobian_core.page.series import line_style
-from jacobian_core.page.theme import INK, SERIES
+from jacobian_core.page.theme import CARD, INK, SERIES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+TAU = "0.1"
+"""The `tau` of the report causal_zero_test, by default."""
 LINEAR = 1e-3
 """Effects below about this size are drawn on a linear scale: the `linear` of the report effect_density."""
 _TABLE = (
-    "interventions", "pairs", "share_above", "share_above_low", "share_above_high", "share_left", "mean_abs_effect",
+    "interventions", "pairs", "share_above", "share_above_low", "share_above_high", "share_above_staying", "share_left",
+    "mean_abs_effect",
     "median_abs_effect", "p95_abs_effect", "max_abs_effect", "r2_first", "r2_second",
 )  # fmt: skip
 
 
-def causal_curve(runs: Sequence[RunData], tau: str = "0.1") -> Picture | None:
+def causal_curve(runs: Sequence[RunData]) -> Picture | None:
     """The share of pairs whose ablation changes the output by more than tau, by |J|."""
-    drawn = [(run, [r for r in run.rows("causal_zero_test") if r["measure"] == "absolute"]) for run in runs]
-    drawn = [(run, rows) for run, rows in drawn if rows]
+    drawn = _with_bins(runs)
     if not drawn:
         return None
     figure, axes = new_figure()
     for number, (run, rows) in enumerate(drawn):
-        _draw_bins(axes, run, rows, 1 + 0.09 * (number - (len(drawn) - 1) / 2))
+        _draw_bins(axes, run, rows, _aside(number, len(drawn)))
     axes.set_xscale("log")
     axes.set_ylim(-0.02, 1.02)
     decades(axes.xaxis)
     axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0 %", "25 %", "50 %", "75 %", "100 %"])
-    label_axes(axes, "|J| of the pair at the token", f"share with |effect| > {tau} when the input is ablated")
+    label_axes(axes, "|J| of the pair at the token", f"share with |effect| > {TAU}")
     add_legend(axes)
-    said = [f"{run.label}: {_ends(rows)}" for run, rows in drawn]
-    table = [(run.label, r["low"], r["high"], *(r.get(name) for name in _TABLE)) for run, rows in drawn for r in rows]
+    said = capitalised(each_run([(run.label, _ends(rows)) for run, rows in drawn]))
     return Picture(
         "causal-zero", "Does a small derivative mean a small effect?",
-        f"Each point is a bin of |J|, with its 95 % interval. {'; '.join(said)}. "
-        "Open points: the share that lost the output latent from the selection.",
-        f"Share of pairs whose ablation changes the output by more than {tau}, by |J|. {'; '.join(said)}.",
-        figure, Numbers(("run", "|J| from", "to", *(name.replace("_", " ") for name in _TABLE)), table),
+        "Each filled point is a bin of |J|, with its 95\u00a0% interval: the share of pairs whose ablation changes "
+        f"the output latent by more than {TAU}. Open points: those that did so while the output latent stayed active; "
+        f"the others lost it from the selection. {said}.",
+        f"Share of pairs whose ablation changes the output by more than {TAU}, by |J|. {said}.",
+        figure, _bin_numbers(drawn),
     )  # fmt: skip
 
 
+def effect_sizes(runs: Sequence[RunData]) -> Picture | None:
+    """The median and the 95th percentile of |effect|, by |J|."""
+    drawn = [(run, rows) for run, rows in _with_bins(runs) if any(row["p95_abs_effect"] for row in rows)]
+    if not drawn:
+        return None
+    figure, axes = new_figure()
+    for number, (run, rows) in enumerate(drawn):
+        x = [bin_middle(row["low"], row["high"]) * _aside(number, len(drawn)) for row in rows]
+        style = line_style(run)
+        axes.plot(x, [row["median_abs_effect"] or math.nan for row in rows], label=run.label, **style)
+        axes.plot(x, [row["p95_abs_effect"] or math.nan for row in rows], **_open(style))
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    decades(axes.xaxis)
+    decades(axes.yaxis)
+    label_axes(axes, "|J| of the pair at the token", "|effect| of an ablation")
+    add_legend(axes)
+    said = capitalised(each_run([(run.label, _sizes(rows)) for run, rows in drawn]))
+    return Picture(
+        "effect-sizes", "How large the effects are",
+        f"Filled: the median pair of each bin of |J|. Open: its 95th percentile, what the strongest "
+        f"twentieth exceeds. {said}.",
+        f"Median and 95th percentile of the effect by |J|, both axes logarithmic. {said}.",
+        figure, _bin_numbers(drawn),
+    )  # fmt: skip
+
+
+def _with_bins(runs: Sequence[RunData]) -> list[tuple[RunData, list[Row]]]:
+    """The runs that have interventions, with their bins of |J|."""
+    found = [(run, [row for row in run.rows("causal_zero_test") if row["measure"] == "absolute"]) for run in runs]
+    return [(run, rows) for run, rows in found if rows]
+
+
+def _bin_numbers(drawn: Sequence[tuple[RunData, Sequence[Row]]]) -> Numbers:
+    rows = [(run.label, r["low"], r["high"], *(r.get(name) for name in _TABLE)) for run, found in drawn for r in found]
+    return Numbers(("run", "|J| from", "to", *(name.replace("_", " ") for name in _TABLE)), rows)
+
+
+def _aside(number: int, runs: int) -> float:
+    """A factor that moves a run's points a little, so that the runs' intervals do not hide each other."""
+    return float(1 + 0.09 * (number - (runs - 1) / 2))
+
+
+def _open(style: dict[str, Any]) -> dict[str, Any]:
+    """The same run, for its second quantity: open markers on a thin line."""
+    return {**style, "markerfacecolor": CARD.light, "linewidth": 0.9, "markeredgewidth": 1.2}
+
+
 def _draw_bins(axes: Axes, run: RunData, rows: Sequence[Row], aside: float) -> None:
-    """Points in the middle of their bins, a little aside for each run so that intervals do not hide each other."""
+    """Points in the middle of their bins."""
     style = line_style(run)
     x = [bin_middle(r["low"], r["high"]) * aside for r in rows]
     share = [r["share_above"] for r in rows]
     below = [max(0.0, s - _or(r["share_above_low"], s)) for r, s in zip(rows, share, strict=True)]
     above = [max(0.0, _or(r["share_above_high"], s) - s) for r, s in zip(rows, share, strict=True)]
+    axes.plot(x, [r["share_above_staying"] for r in rows], **_open(style))
     axes.errorbar(x, share, yerr=[below, above], label=run.label, capsize=3, elinewidth=1.4, **style)
-    axes.plot(
-        x, [r["share_left"] for r in rows], color=SERIES[run.series].light, marker=style["marker"], linestyle="",
-        markersize=4.5, markerfacecolor="none", markeredgewidth=1.2,
-    )  # fmt: skip
 
 
 def bin_middle(low: float, high: float | None) -> float:
@@ -82,6 +129,13 @@ def _ends(rows: Sequence[Row]) -> str:
     return f"{low}, {percent(last['share_above'])} where |J| ≥ {shown(float(last['low']))}"
 
 
+def _sizes(rows: Sequence[Row]) -> str:
+    """The median effect of the lowest and the highest bin in words."""
+    first, last = rows[0], rows[-1]
+    low = f"the median is {shown(float(first['median_abs_effect']))} in the lowest bin"
+    return f"{low}, {shown(float(last['median_abs_effect']))} in the highest"
+
+
 def effect_picture(run: RunData) -> Picture | None:
     """Predicted against measured effect of one run's ablations."""
     rows = run.rows("effect_density")
@@ -97,8 +151,8 @@ def effect_picture(run: RunData) -> Picture | None:
     axes.plot([-reach, reach], [-reach, reach], color=INK.light, linewidth=1, linestyle=(0, (2, 2)))
     axes.set_xlim(-reach, reach)
     axes.set_ylim(-reach, reach)
-    for axis in (axes.xaxis, axes.yaxis):
-        signed_ticks(axis, LINEAR, LINEAR * math.sinh(reach))
+    signed_ticks(axes.xaxis, LINEAR, LINEAR * math.sinh(reach), most=3)
+    signed_ticks(axes.yaxis, LINEAR, LINEAR * math.sinh(reach), most=6)
     label_axes(axes, "predicted: −J · s (first order)", "measured effect")
     total, gone = sum(r["pairs"] for r in rows), sum(r["pairs"] for r in left)
     fit = _fit(run)

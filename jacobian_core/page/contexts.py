@@ -41,15 +41,26 @@ def _pair(rows: list[Row]) -> str:
         f"mean |J| {shown(first['mean_abs_all_tokens'])} over all tokens · mean J {shown(first['mean'])} over "
         f"{first['n_coactive']:,} together · largest |J| {shown(float(first['max_abs']))}"
     )
-    contexts = "".join(_context(row, f"J {shown(float(row['value']))}") for row in rows)
+    contexts = "".join(_context(row, _activations(row)) for row in rows)
     return f"<li>{_heading(first, about)}<ul>{contexts}</ul></li>"
 
 
 def _violation(row: Row) -> str:
     effect = shown(float(row["effect"]))
     kept = "left the selection" if row.get("left_selection") else "stayed active"
-    about = f"J {shown(float(row['value']))}, yet the effect is {effect}; the output latent {kept}"
-    return f"<li>{_heading(row, about)}<ul>{_context(row, f'effect {effect}')}</ul></li>"
+    about = f"J {shown(float(row['value']))}, yet the effect is {effect}: the output latent {kept}"
+    before = f"s {shown(float(row['in_before']))} · t {shown(float(row['out_before']))}"
+    note = f"predicted {shown(float(row['first_order']))} · {before}"
+    return f"<li>{_heading(row, about)}<ul>{_context(row, note)}</ul></li>"
+
+
+def _activations(row: Row) -> str:
+    """J, and the activations of both latents, at one token."""
+    parts = [f"J {shown(float(row['value']))}"]
+    for name, side in (("in_activation", "s"), ("out_activation", "t")):
+        if row[name] is not None:
+            parts.append(f"{side} {shown(float(row[name]))}")
+    return " · ".join(parts)
 
 
 def _heading(row: Row, about: str) -> str:
@@ -61,7 +72,7 @@ def _heading(row: Row, about: str) -> str:
 
 def _context(row: Row, note: str) -> str:
     """One line of text with the token marked; `note` says what happened there."""
-    before = corpus_text(row["text_before"] or "")
+    before = corpus_text((row["text_before"] or "").lstrip(" "))
     token, after = corpus_text(row["text"] or ""), corpus_text(row["text_after"] or "")
     source = f' title="{text(row["source"])}"' if row.get("source") else ""
     return (

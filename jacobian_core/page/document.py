@@ -63,4 +63,4 @@ def _subject(runs: Sequence[RunData]) -> str:
 def _style() -> str:
     rules = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
     swatches = "".join(f".swatch.{c.name}{{background:var(--{c.name})}}" for c in SERIES)
-    return rules + swatches
+    return rules + swatches + "".join(f".answer.{c.name}{{border-color:var(--{c.name})}}" for c in SERIES)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from jacobian_core.errors import QueryError
@@ -40,6 +41,7 @@ MOST_RUNS = len(SERIES)
 CHECKED_ENTRIES = 50_000_000
 """Runs with more stored entries are not checked for the page: the checks read every row (`jacobian verify`)."""
 
+_KEPT_FOLDERS = 2
 _TEXT = """
 SELECT
     token_id,
@@ -136,8 +138,9 @@ def _gather(
     if not facts:
         raise QueryError(f"there is no run {run_id!r}.", "`jacobian runs` lists the runs.")
     label, series = shown_as
+    fact = short_paths(facts[0])
     checks = _checks(connection, run_id, facts[0])
-    return RunData(run_id, label, series, facts[0], _record(lake, run_id), reports, missing, checks)
+    return RunData(run_id, label, series, fact, short_paths(_record(lake, run_id)), reports, missing, checks)
 
 
 def add_text(connection: duckdb.DuckDBPyConnection, run_id: str, rows: Sequence[Row]) -> None:
@@ -149,6 +152,17 @@ def add_text(connection: duckdb.DuckDBPyConnection, run_id: str, rows: Sequence[
     texts = {row["token_id"]: row for row in found}
     for row in rows:
         row.update(texts.get(row["token_id"], {"text_before": "", "text": "", "text_after": ""}))
+
+
+def short_paths(value: Any) -> Any:
+    """The value with every absolute path in it cut to its end: a page travels, and folders name people."""
+    if isinstance(value, dict):
+        return {key: short_paths(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [short_paths(item) for item in value]
+    if isinstance(value, str) and PurePath(value).is_absolute():
+        return "/".join(["…", *PurePath(value).parts[-_KEPT_FOLDERS:]])
+    return value
 
 
 def _record(lake: Lake, run_id: str) -> dict[str, Any]:

@@ -34,6 +34,16 @@ class Picture:
     numbers: Numbers
 
 
+def each_run(said: Sequence[tuple[str, str]]) -> str:
+    """What is said of each run, by label; without the label where there is only one."""
+    return said[0][1] if len(said) == 1 else "; ".join(f"{label}: {words}" for label, words in said)
+
+
+def capitalised(words: str) -> str:
+    """The words as the start of a sentence."""
+    return words[:1].upper() + words[1:]
+
+
 def shown(value: float | None) -> str:
     """A number in running text: three digits, a true minus, 10⁻⁸ rather than 1e-08."""
     if value is None:

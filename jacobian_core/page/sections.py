@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from jacobian_core.page import causal, contexts, curves, distributions
 from jacobian_core.page.gather import Row, RunData
 from jacobian_core.page.markup import details, element, facts, figures, paragraph, section, table, text
-from jacobian_core.page.picture import Picture, percent, shown
+from jacobian_core.page.picture import Cell, Picture, percent, shown
+from jacobian_core.reports import report_info
 
 _NO_INTERVENTIONS = (
     "This run varied no latents, so it can’t answer the question: run it with `--set interventions.kinds=ablate`."
@@ -18,7 +19,7 @@ _NO_INTERVENTIONS = (
 def draw_all(runs: Sequence[RunData]) -> dict[str, list[Picture]]:
     """Every picture that the runs have rows for, by section."""
     found = {
-        "causal": [causal.causal_curve(runs), *map(causal.effect_picture, runs)],
+        "causal": [causal.causal_curve(runs), causal.effect_sizes(runs), *map(causal.effect_picture, runs)],
         "sizes": [
             distributions.entry_histogram(runs),
             distributions.pair_histogram(runs),
@@ -35,7 +36,7 @@ def answer(runs: Sequence[RunData]) -> str:
     parts = []
     for run in runs:
         name = f'<strong class="run">{_swatch(run)}{text(run.label)}</strong>' if len(runs) > 1 else ""
-        parts.append(f'<p class="answer">{name}{text(answer_sentence(run))}</p>')
+        parts.append(f'<p class="answer series-{run.series + 1}">{name}{text(answer_sentence(run))}</p>')
     return f'<section id="answer" aria-label="answer">{"".join(parts)}{_key_figures(runs)}</section>'
 
 
@@ -83,12 +84,23 @@ def causal_section(runs: Sequence[RunData], pictures: Sequence[Picture]) -> str:
 
 
 def _function_shapes(runs: Sequence[RunData]) -> str:
-    rows = [(run, row) for run in runs for row in run.rows("function_shapes")]
+    body = report_table(runs, "function_shapes")
+    return f"<h3>The output latent as a function of one input latent</h3>{body}" if body else ""
+
+
+def report_table(runs: Sequence[RunData], name: str) -> str:
+    """A report of every run as one table, its shares in percent; empty where no run has rows."""
+    rows = [(run, row) for run in runs for row in run.rows(name)]
     if not rows:
         return ""
-    names = list(rows[0][1])
-    body = table(["run", *(n.replace("_", " ") for n in names)], [(run.label, *row.values()) for run, row in rows])
-    return details("The shape of each output latent as a function of one input latent", body)
+    columns = report_info(name).columns
+    shares = {c.name for c in columns if c.unit == "share"}
+    body = [(run.label, *(_share_or_value(row[c.name], c.name in shares) for c in columns)) for run, row in rows]
+    return table(("run", *(c.name.replace("_", " ") for c in columns)), body)
+
+
+def _share_or_value(value: Cell, is_share: bool) -> Cell:
+    return percent(value) if is_share and isinstance(value, float) else value
 
 
 def sizes_section(pictures: Sequence[Picture]) -> str:
@@ -104,12 +116,8 @@ def second_section(runs: Sequence[RunData], pictures: Sequence[Picture]) -> str:
         "If J″ is small wherever J is, the map between the latents is nearly linear there, and a zero derivative is a "
         "zero effect for larger changes too."
     )
-    rows = [(run, row) for run in runs for row in run.rows("derivative_correlation")]
-    more = ""
-    if rows:
-        names = list(rows[0][1])
-        body = [(run.label, *row.values()) for run, row in rows]
-        more = details("correlations of J and J″", table(["run", *(n.replace("_", " ") for n in names)], body))
+    correlations = report_table(runs, "derivative_correlation")
+    more = details("correlations of J and J″", correlations) if correlations else ""
     return section("second", "First and second derivatives", lead, figures(pictures), more)
 
 
@@ -137,10 +145,15 @@ def quality_section(runs: Sequence[RunData]) -> str:
     """What went in, what was left out, and whether the data hold together."""
     parts = []
     for run in runs:
-        rows = [(r["measure"], r["measured"], r["unit"]) for r in run.rows("data_quality")]
+        rows = [(r["measure"], _whole(r["measured"]), r["unit"]) for r in run.rows("data_quality")]
         body = table(("measure", "value", "unit"), rows, f"data quality of {run.label}") if rows else ""
         parts.append(_for_run(runs, run, _skipped(run) + _checks(run) + body))
     return section("quality", "Data quality", *parts)
+
+
+def _whole(value: float | None) -> float | int | None:
+    """A count that a report has as a float, as the whole number that it is."""
+    return int(value) if value is not None and value == int(value) else value
 
 
 def _skipped(run: RunData) -> str:
