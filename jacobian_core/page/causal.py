@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from jacobian_core.page.canvas import add_legend, decades, label_axes, new_figure, signed_ticks
 from jacobian_core.page.density import Cells, draw_density
 from jacobian_core.page.gather import Row, RunData
-from jacobian_core.page.picture import Numbers, Picture, capitalised, each_run, percent, shown
-from jacobian_core.page.series import line_style
-from jacobian_core.page.theme import CARD, INK, SERIES
+from jacobian_core.page.picture import Numbers, Picture, each_run, percent, shown
+from jacobian_core.page.series import line_style, open_style
+from jacobian_core.page.theme import INK, SERIES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,7 +41,7 @@ def causal_curve(runs: Sequence[RunData]) -> Picture | None:
     axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0 %", "25 %", "50 %", "75 %", "100 %"])
     label_axes(axes, "|J| of the pair at the token", f"share with |effect| > {TAU}")
     add_legend(axes)
-    said = capitalised(each_run([(run.label, _ends(rows)) for run, rows in drawn]))
+    said = each_run([(run.label, _ends(rows)) for run, rows in drawn])
     return Picture(
         "causal-zero", "Does a small derivative mean a small effect?",
         "Each filled point is a bin of |J|, with its 95\u00a0% interval: the share of pairs whose ablation changes "
@@ -62,14 +62,14 @@ def effect_sizes(runs: Sequence[RunData]) -> Picture | None:
         x = [bin_middle(row["low"], row["high"]) * _aside(number, len(drawn)) for row in rows]
         style = line_style(run)
         axes.plot(x, [row["median_abs_effect"] or math.nan for row in rows], label=run.label, **style)
-        axes.plot(x, [row["p95_abs_effect"] or math.nan for row in rows], **_open(style))
+        axes.plot(x, [row["p95_abs_effect"] or math.nan for row in rows], **open_style(style))
     axes.set_xscale("log")
     axes.set_yscale("log")
     decades(axes.xaxis)
     decades(axes.yaxis)
     label_axes(axes, "|J| of the pair at the token", "|effect| of an ablation")
     add_legend(axes)
-    said = capitalised(each_run([(run.label, _sizes(rows)) for run, rows in drawn]))
+    said = each_run([(run.label, _sizes(rows)) for run, rows in drawn])
     return Picture(
         "effect-sizes", "How large the effects are",
         f"Filled: the median pair of each bin of |J|. Open: its 95th percentile, what the strongest "
@@ -95,11 +95,6 @@ def _aside(number: int, runs: int) -> float:
     return float(1 + 0.09 * (number - (runs - 1) / 2))
 
 
-def _open(style: dict[str, Any]) -> dict[str, Any]:
-    """The same run, for its second quantity: open markers on a thin line."""
-    return {**style, "markerfacecolor": CARD.light, "linewidth": 0.9, "markeredgewidth": 1.2}
-
-
 def _draw_bins(axes: Axes, run: RunData, rows: Sequence[Row], aside: float) -> None:
     """Points in the middle of their bins."""
     style = line_style(run)
@@ -107,7 +102,7 @@ def _draw_bins(axes: Axes, run: RunData, rows: Sequence[Row], aside: float) -> N
     share = [r["share_above"] for r in rows]
     below = [max(0.0, s - _or(r["share_above_low"], s)) for r, s in zip(rows, share, strict=True)]
     above = [max(0.0, _or(r["share_above_high"], s) - s) for r, s in zip(rows, share, strict=True)]
-    axes.plot(x, [r["share_above_staying"] for r in rows], **_open(style))
+    axes.plot(x, [r["share_above_staying"] for r in rows], **open_style(style))
     axes.errorbar(x, share, yerr=[below, above], label=run.label, capsize=3, elinewidth=1.4, **style)
 
 

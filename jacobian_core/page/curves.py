@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from jacobian_core.page.canvas import add_legend, decades, label_axes, new_figure, power_of_ten
 from jacobian_core.page.gather import Row, RunData
-from jacobian_core.page.picture import Numbers, Picture, capitalised, each_run, percent, shown
+from jacobian_core.page.picture import Numbers, Picture, each_run, percent, shown
 from jacobian_core.page.series import draw_line, has_interval
 from jacobian_core.page.theme import MUTED
 
@@ -36,7 +36,7 @@ def threshold_curves(runs: Sequence[RunData]) -> Picture | None:
     decades(axes.yaxis, as_percent=True)
     label_axes(axes, "threshold on mean |J| over all tokens", "share of all pairs above it")
     add_legend(axes)
-    said = capitalised(each_run([(run.label, _shares_at(rows)) for run, rows in drawn]))
+    said = each_run([(run.label, _shares_at(rows)) for run, rows in drawn])
     return Picture(
         "threshold-curves", "How many pairs matter on average",
         "The notebook’s table as a curve: how many of all n_out × n_in pairs have a mean |J| above a threshold. "
@@ -79,7 +79,7 @@ def convergence_curves(runs: Sequence[RunData]) -> Picture | None:
     decades(axes.yaxis, as_percent=True)
     label_axes(axes, "tokens seen", "share of all pairs with a mean |J| above")
     add_legend(axes)
-    said = capitalised(each_run([(run.label, _last_change(rows)) for run, rows in drawn]))
+    said = each_run([(run.label, _last_change(rows)) for run, rows in drawn])
     return Picture(
         "convergence", "How much more text would change",
         "The same shares after a sixteenth, an eighth, … and all of the text. A flat line has converged; at the lowest "

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from jacobian_core.page.canvas import add_legend, decades, label_axes, new_figure, percent_ticks
 from jacobian_core.page.density import Cells, draw_density
 from jacobian_core.page.gather import Row, RunData
-from jacobian_core.page.picture import Numbers, Picture, capitalised, each_run, percent, shown
+from jacobian_core.page.picture import Numbers, Picture, each_run, percent, shown
 from jacobian_core.page.series import line_style
 from jacobian_core.page.theme import INK
 
@@ -52,7 +52,7 @@ def _histogram(runs: Sequence[RunData], what: str, columns: tuple[str, str], tit
     table = [(run.label, r["low"], r["high"], r[count], r[share]) for run, rows in drawn for r in rows]
     numbers = Numbers(("run", "from", "to", what, "share"), table)
     alt = f"Histogram of {x} on a logarithmic axis. " + said + "."
-    return Picture(f"histogram-{what}", title, f"{about} {capitalised(said)}.", alt, figure, numbers)
+    return Picture(f"histogram-{what}", title, f"{about} {said}.", alt, figure, numbers)
 
 
 def _stairs(axes: Axes, run: RunData, rows: Sequence[Row], share: str) -> None:

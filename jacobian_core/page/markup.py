@@ -12,6 +12,9 @@ from jacobian_core.page.canvas import svg_of
 from jacobian_core.page.picture import Cell, Numbers, Picture
 from jacobian_core.render import format_value, safe_text
 
+_IN_FULL, _OUT_OF_HAND = 1e4, 1e15
+"""Between these, a float in a table is written as a whole number, not with an exponent."""
+
 
 def text(value: object) -> str:
     """Any text, safe between tags and in quoted attributes; control and direction characters show as escapes."""
@@ -51,7 +54,9 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Cell]], caption: str =
 
 def _cell(value: Cell) -> str:
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    return f'<td class="number">{text(format_value(value))}</td>' if number else f"<td>{text(format_value(value))}</td>"
+    large = isinstance(value, float) and _IN_FULL <= abs(value) < _OUT_OF_HAND
+    shown = f"{value:,.0f}" if large else format_value(value)
+    return f'<td class="number">{text(shown)}</td>' if number else f"<td>{text(shown)}</td>"
 
 
 def details(summary: str, inner: str) -> str:

@@ -35,13 +35,10 @@ class Picture:
 
 
 def each_run(said: Sequence[tuple[str, str]]) -> str:
-    """What is said of each run, by label; without the label where there is only one."""
-    return said[0][1] if len(said) == 1 else "; ".join(f"{label}: {words}" for label, words in said)
-
-
-def capitalised(words: str) -> str:
-    """The words as the start of a sentence."""
-    return words[:1].upper() + words[1:]
+    """What is said of each run, as a sentence without its full stop; without the label where there is only one."""
+    if len(said) == 1:
+        return said[0][1][:1].upper() + said[0][1][1:]
+    return "; ".join(f"{label}: {words}" for label, words in said)
 
 
 def shown(value: float | None) -> str:

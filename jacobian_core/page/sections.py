@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from jacobian_core.page import causal, contexts, curves, distributions
+from jacobian_core.page import causal, contexts, curves, distributions, shapes
 from jacobian_core.page.gather import Row, RunData
 from jacobian_core.page.markup import details, element, facts, figures, paragraph, section, table, text
 from jacobian_core.page.picture import Cell, Picture, percent, shown
@@ -19,7 +19,12 @@ _NO_INTERVENTIONS = (
 def draw_all(runs: Sequence[RunData]) -> dict[str, list[Picture]]:
     """Every picture that the runs have rows for, by section."""
     found = {
-        "causal": [causal.causal_curve(runs), causal.effect_sizes(runs), *map(causal.effect_picture, runs)],
+        "causal": [
+            causal.causal_curve(runs),
+            causal.effect_sizes(runs),
+            *map(causal.effect_picture, runs),
+            shapes.function_shapes(runs),
+        ],
         "sizes": [
             distributions.entry_histogram(runs),
             distributions.pair_histogram(runs),
@@ -72,8 +77,7 @@ def causal_section(runs: Sequence[RunData], pictures: Sequence[Picture]) -> str:
     """Interventions by |J|, predictions, and the strongest violations."""
     lists = "".join(_for_run(runs, run, contexts.violations(run)) for run in runs)
     worst = f"<h3>The strongest effects where J is about 0</h3>{lists}" if lists else ""
-    shapes = _function_shapes(runs)
-    body = figures(pictures) + shapes + worst
+    body = figures(pictures) + worst
     if not body:
         return ""
     lead = paragraph(
@@ -81,11 +85,6 @@ def causal_section(runs: Sequence[RunData], pictures: Sequence[Picture]) -> str:
         "are computed again. The effect is the change of the output latent’s activation."
     )
     return section("causal", "Do zeros mean no effect?", lead, body)
-
-
-def _function_shapes(runs: Sequence[RunData]) -> str:
-    body = report_table(runs, "function_shapes")
-    return f"<h3>The output latent as a function of one input latent</h3>{body}" if body else ""
 
 
 def report_table(runs: Sequence[RunData], name: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from jacobian_core.page.gather import Row, RunData
-from jacobian_core.page.theme import LINE_STYLES, MARKERS, SERIES
+from jacobian_core.page.theme import CARD, LINE_STYLES, MARKERS, SERIES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,6 +23,11 @@ def line_style(run: RunData) -> dict[str, Any]:
         "markersize": 4.5,
         "linewidth": 1.8,
     }
+
+
+def open_style(style: dict[str, Any]) -> dict[str, Any]:
+    """The same run, for its second quantity: open markers on a thin line."""
+    return {**style, "markerfacecolor": CARD.light, "linewidth": 0.9, "markeredgewidth": 1.2}
 
 
 def draw_line(axes: Axes, run: RunData, rows: Sequence[Row], x: str, y: str, label: str | None) -> None:
