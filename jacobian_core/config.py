@@ -173,7 +173,7 @@ class ComputeConfig(Group):
     device: str = Field(default="auto", description="'auto', 'cpu', 'cuda' or 'cuda:N'")
     threads: int | None = Field(default=None, ge=1, description="CPU threads of torch; null: all cores")
     forward_batch_tokens: int = Field(
-        default=4096, ge=1, description="padded positions of one forward pass through the language model"
+        default=2048, ge=1, description="padded positions of one forward pass through the language model"
     )
     chunk_tokens: int = Field(default=512, ge=1, description="tokens encoded at once; their codes are dense meanwhile")
 
