@@ -48,6 +48,12 @@ def list_shards(config: CorpusConfig) -> list[Shard]:
 
     Raises CorpusError if the location can't be listed or if nothing in it matches, naming what is there.
     """
+    chosen = select_shards(config)
+    return chosen if config.source == "hub" else [hash_shard(shard) for shard in chosen]
+
+
+def select_shards(config: CorpusConfig) -> list[Shard]:
+    """As `list_shards`, but local shards are not read: their `digest` is None."""
     found = _hub_shards(config) if config.source == "hub" else _folder_shards(config)
     if len(found) > MAX_SHARDS:
         raise CorpusError(
@@ -66,7 +72,7 @@ def list_shards(config: CorpusConfig) -> list[Shard]:
             f"{_what_is_there(found)}.",
             "Change corpus.shards or corpus.location.",
         )
-    return [shard if config.source == "hub" else _hashed(shard) for shard in chosen]
+    return chosen
 
 
 def open_shard(shard: Shard) -> IO[bytes]:
@@ -119,7 +125,8 @@ def _files_below(folder: Path) -> Iterator[Path]:
         yield from (Path(parent, name) for name in files if not name.startswith("."))
 
 
-def _hashed(shard: Shard) -> Shard:
+def hash_shard(shard: Shard) -> Shard:
+    """The same shard with the digest of its bytes; CorpusError if it can't be read."""
     try:
         shard.name.encode()
         with open_shard(shard) as file:

@@ -146,27 +146,13 @@ def resolve_run(config: RunConfig, artifact: ArtifactRef) -> RunRef:
 
     Raises ArtifactError, ModelError, CorpusError for what can't be found, and LakeError for a lake that can't be used.
     """
-    from jacobian_core.all_inputs import check_settings
     from jacobian_core.corpus import list_shards
-    from jacobian_core.identity import run_id, run_identity
-    from jacobian_core.llm import model_digest
+    from jacobian_core.identity import run_id
+    from jacobian_core.request import describe_request
     from jacobian_core.runs import begin_run
-    from jacobian_core.sae_pair import describe_pair, model_weights_of
-    from jacobian_core.tokenizer import load_tokenizer
 
-    folder = Path(artifact.folder)
-    pair = describe_pair(folder)
-    layer = pair.layer if config.model.layer is None else config.model.layer
-    weights = model_weights_of(folder) if config.model.weights == "artifact" else None
-    model: dict[str, Any] = {
-        "layer": layer,
-        "files": model_digest(config.model, weights),
-        "tokenizer": load_tokenizer(config.model).digest,
-    }
-    facts = {"digest": artifact.digest, "n_in_latents": pair.n_in_latents, "n_out_latents": pair.n_out_latents}
-    check_settings(config, pair.n_out_latents, pair.n_in_latents)
     shards = list_shards(config.corpus)
-    identity = run_identity(config, facts, model, shards)
+    identity, layer = describe_request(config, Path(artifact.folder), artifact.digest, shards)
     found = run_id(config.name, identity)
     lake = Lake.create(Path(config.lake.root))
     state = begin_run(lake, found, identity, config.model_dump(mode="json"))
