@@ -17,7 +17,7 @@ _COLUMNS = ("by_rule", "shape", "traced", "pairs", _SHARE, f"{_SHARE}_low", f"{_
 
 def function_shapes(runs: Sequence[RunData]) -> Picture | None:
     """Shares of the shapes: filled by the published rule, open by the scale-free one."""
-    drawn = [(run, run.rows("function_shapes")) for run in runs]
+    drawn = [(run, [row for row in run.rows("function_shapes") if row[_SHARE] is not None]) for run in runs]
     drawn = [(run, rows) for run, rows in drawn if rows]
     if not drawn:
         return None
@@ -38,8 +38,8 @@ def function_shapes(runs: Sequence[RunData]) -> Picture | None:
     return Picture(
         "function-shapes", "What single functions look like",
         "Each output latent as a function of one input latent, all others held, with 95\u00a0% intervals. Filled: "
-        "linear if no point is more than 0.01 off the line, the published rule. Open: 0.01 of the function’s own range, which "
-        f"flat functions can’t pass for being small. {said}.",
+        "linear if no point is more than 0.01 off the line, the published rule. Open: 0.01 of the function’s own "
+        f"range, which no function passes for being small. {said}.",
         f"Shares of function shapes. {said}.",
         figure, Numbers(
             ("run", *(name.replace("_", " ") for name in _COLUMNS)),

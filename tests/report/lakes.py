@@ -35,7 +35,8 @@ def hostile_lake(root: Path, runs: tuple[str, ...] = RUNS, interventions: bool =
 
 def _block(draw: np.random.Generator, row: int, size: float, interventions: bool) -> dict[str, pa.Table]:
     rows: dict[str, list[tuple[Any, ...]]] = {
-        "tokens": [], "documents": [], "latents": [], "jacobian_entries": [], "interventions": [], "function_shapes": [],
+        "tokens": [], "documents": [], "latents": [],
+        "jacobian_entries": [], "interventions": [], "function_shapes": [],
     }  # fmt: skip
     document = document_id(0, row)
     rows["documents"].append((document, "00.jsonl", row, "Made <up>", TOKENS, False))
@@ -60,6 +61,12 @@ def _block(draw: np.random.Generator, row: int, size: float, interventions: bool
                 if interventions and (o + i) % 2 == 0:
                     rows["interventions"].append(
                         (*place, "ablate", *_effect(draw, s[i], t[o], float(J[o, i]), float(K[o, i])), 2.0)
+                    )
+                if interventions and (o + i) % 4 == 0:
+                    shape = str(draw.choice(["linear", "jumprelu", "other"], p=[0.7, 0.2, 0.1]))
+                    flat = "other" if shape == "linear" else shape
+                    rows["function_shapes"].append(
+                        (*place, J[o, i], s[i], max(5, s[i] + 1), 100, 0.5, 0.1, 0.2, shape, flat, 4.0)
                     )
     return {name: rows_table(name, found) for name, found in rows.items()}
 
