@@ -1,0 +1,129 @@
+"""Jacobian entries by each method and end to end, at one shape: ratios of one run."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import torch
+
+from benchmarks.contenders import notebook, ours, published, published_run, torch_func
+from benchmarks.measure import Timing, gemm_flops, gemm_rate, interleaved
+from benchmarks.shapes import Shape, make_config
+from jacobian_core import pipeline
+from jacobian_core.activations import block_activations
+from jacobian_core.blocks import TokenBlock
+from jacobian_core.lake import Lake
+from jacobian_core.staging import load_block
+from jacobian_core.worker import Worker, worker_for
+
+NOTEBOOK_TOKENS, FUNC_TOKENS, CHUNK_TOKENS = 3, 16, 512
+
+
+def necessary_flops(shape: Shape, mean_context: float) -> dict[str, float]:
+    """Floating-point operations of a token that no exact method can save, by stage."""
+    d, h, n = shape.d_model, 4 * shape.d_model, shape.latents
+    attention = 2 * 4 * d * d + 2 * 2 * d * mean_context / 2
+    block = attention + 2 * 2 * d * h
+    return {
+        "language_model": shape.layer * block,
+        "encoders": 2 * 2 * d * n,
+        "mlp": 2 * 2 * d * h,
+        "jacobian": 2 * shape.k * shape.k * h,
+    }
+
+
+def measure_shape(shape: Shape, tokens: int, turns: int) -> dict[str, float]:
+    """All figures of one shape; seconds are medians of interleaved turns."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        config = make_config(shape, folder, tokens)
+        run = pipeline.resolve_run(config, pipeline.fetch_artifact(config))
+        worker = worker_for(run)
+        blocks = [b.block_id for b in pipeline.stage_blocks(run, run.shards[0], None, tokens, 1_000).blocks]
+        lake = Lake(Path(run.lake))
+        block = load_block(lake.staged_path(run.run_id, blocks[0]))
+        figures = _methods(worker, block, turns)
+        figures |= _end_to_end(worker, run, blocks, folder, turns)
+        figures |= _bound(shape, figures)
+    return figures
+
+
+def _methods(worker: Worker, block: TokenBlock, turns: int) -> dict[str, float]:
+    """Microseconds a token from MLP inputs to J, by method."""
+    computer = worker.computer
+    x = block_activations(computer.model, block, computer.forward_batch_tokens)[:CHUNK_TOKENS]
+    sandwich = computer.sandwich
+    sizes = {"notebook": NOTEBOOK_TOKENS, "torch_func": FUNC_TOKENS, "published": len(x), "ours": len(x)}
+    methods = {"notebook": notebook, "torch_func": torch_func, "published": published, "ours": ours}
+
+    def caller(name: str):  # type: ignore[no-untyped-def]
+        return lambda: methods[name](sandwich, x[: sizes[name]])
+
+    with torch.no_grad():
+        timings = interleaved({name: caller(name) for name in methods if name != "notebook"}, turns)
+    timings |= interleaved({"notebook": caller("notebook")}, max(1, turns // 2))
+    return {f"us_per_token_{name}": 1e6 * t.median / sizes[name] for name, t in timings.items()}
+
+
+def _end_to_end(worker: Worker, run: pipeline.RunRef, blocks: list[str], folder: Path, turns: int) -> dict[str, float]:
+    """From staged token ids to published parts, ours and the published way; with the stages of ours."""
+    from jacobian_core.publish import withdraw_block
+
+    lake = Lake(Path(run.lake))
+    block_id = blocks[0]
+    staged = lake.staged_path(run.run_id, block_id)
+    kept = staged.read_bytes()
+    block = load_block(staged)
+    stages: dict[str, list[float]] = {}
+    size = entries = 0
+
+    def ours_once() -> None:
+        nonlocal size, entries
+        withdraw_block(lake, run.run_id, block_id)
+        staged.write_bytes(kept)
+        result = pipeline.compute_block(run, block_id)
+        size, entries = result.bytes, result.entries_stored
+        for stage, seconds in result.seconds.items():
+            stages.setdefault(stage, []).append(seconds)
+
+    with torch.no_grad():
+        timings = interleaved(
+            {
+                "ours_run": ours_once,
+                "published_run": lambda: published_run(worker.computer, block, folder),
+                "gemm": gemm_rate(),
+            },
+            turns,
+        )
+    wall = timings["ours_run"].median
+    written = Timing(tuple(stages["write"])).median
+    entries_bytes = lake.marker(run.run_id, block_id).parts["jacobian_entries"].bytes  # type: ignore[union-attr]
+    return {
+        **{
+            f"us_per_token_{name}": 1e6 * timings[name].median / block.analysed
+            for name in ("ours_run", "published_run")
+        },
+        **{f"us_per_token_stage_{s}": 1e6 * Timing(tuple(v)).median / block.analysed for s, v in stages.items()},
+        "write_share_of_wall": written / wall,
+        "bytes_per_entry": entries_bytes / entries,
+        "gemm_gflops": gemm_flops() / timings["gemm"].median / 1e9,
+        "mean_row_tokens": block.analysed / (len(block.row_offsets) - 1),
+        "spread_ours_run": timings["ours_run"].spread,
+    }
+
+
+def _bound(shape: Shape, figures: dict[str, float]) -> dict[str, float]:
+    """Ratios, and how near the run is to its necessary operations at the measured GEMM rate."""
+    flops = sum(necessary_flops(shape, figures["mean_row_tokens"]).values())
+    bound = flops / figures["gemm_gflops"] / 1e3
+    per_token_notebook = figures["us_per_token_notebook"]
+    return {
+        "gemm_bound_us_per_token": bound,
+        "fraction_of_gemm_bound": bound / figures["us_per_token_ours_run"],
+        "speedup_vs_notebook": per_token_notebook / figures["us_per_token_ours_run"],
+        "speedup_vs_torch_func": figures["us_per_token_torch_func"] / figures["us_per_token_ours"],
+        "speedup_vs_published_jacobian": figures["us_per_token_published"] / figures["us_per_token_ours"],
+        "speedup_vs_published_end_to_end": figures["us_per_token_published_run"] / figures["us_per_token_ours_run"],
+        "tokens_per_second": 1e6 / figures["us_per_token_ours_run"],
+    }
