@@ -14,8 +14,8 @@ from jacobian_core.page.theme import SERIES, css_variables
 TITLE = "Do zeros in the Jacobian mean that there is no causal connection?"
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 _FOOTER = (
-    "Made by jacobian-flows from the Parquet tables of a lake. The numbers of every figure stand below it; the reports "
-    "that they are from are Parquet and CSV files beside this page."
+    "Made by jacobian-flows from the Parquet tables of a lake. The numbers of every figure stand below it; "
+    "jacobian report NAME prints the reports that they are from, and writes them as Parquet and CSV."
 )
 _CONTENTS = (
     ("causal", "Effects"),

@@ -73,6 +73,8 @@ def test_the_run_leaves_a_whole_lake_and_prints_its_reports(
     assert ran.stderr.splitlines()[-1].startswith(f"Prefect UI: {server.ui} ")
     written = {path.name for path in (server_lake / "reports" / run_id).iterdir()}
     assert {"threshold_fractions.parquet", "threshold_fractions.csv", "data_quality.csv"} <= written
+    assert {"report.html", "histogram-entries.png", "convergence.png"} <= written
+    assert f"report_page: {server_lake / 'reports' / run_id / 'report.html'}" in ran.stdout
 
 
 def test_the_ui_has_the_run_s_page_its_tables_and_its_bar(
@@ -84,6 +86,8 @@ def test_the_ui_has_the_run_s_page_its_tables_and_its_bar(
     assert page["data"].index("## threshold_fractions") < page["data"].index("## The run")
     assert {"threshold-fractions", "mean-max-aggregates"} <= {a["key"] for a in found if a["type"] == "table"}
     assert any(a["type"] == "progress" and a["data"] == 100 for a in found)
+    figures = next(a for a in found if a["key"].startswith("figures-"))
+    assert figures["data"].count("](data:image/png;base64,iVBOR") >= 4
 
 
 def test_the_same_command_again_computes_nothing(
