@@ -32,9 +32,7 @@ def run_identity(
         shards: the shards that are read, with their digests (or, where the hub has none, their commit's URL and size).
     """
     corpus = config.corpus.model_dump(mode="json", exclude={"source", "location", "revision", "shards"})
-    corpus["shards"] = [
-        {"name": s.name, "index": s.index, "content": s.digest or f"{s.url} {s.size_bytes}"} for s in shards
-    ]
+    corpus["shards"] = [{"name": s.name, "index": s.index, "content": shard_content(s)} for s in shards]
     return {
         "artifact": dict(artifact),
         "model": {**model, **config.model.model_dump(mode="json", exclude={"name", "revision", "layer"})},
@@ -48,6 +46,11 @@ def run_identity(
             "chunk_tokens": config.compute.chunk_tokens,
         },
     }
+
+
+def shard_content(shard: Shard) -> str:
+    """What stands for a shard's bytes: their digest or, where the hub has none, the commit's URL and the size."""
+    return shard.digest or f"{shard.url} {shard.size_bytes}"
 
 
 def run_id(name: str, identity: Identity) -> str:
