@@ -1,18 +1,25 @@
 -- question: Have enough tokens been seen: does the share of pairs above a threshold still change?
--- reads: jacobian_entries, tokens, runs, count_above
+-- reads: jacobian_entries, tokens, runs, count_above, pair_share_reach
 -- parameters:
 --   run_id VARCHAR - the run
 --   thresholds DOUBLE[] default 0,1e-5,1e-4,1e-3,1e-2 - a value counts where it is strictly greater
+--   batches BIGINT default 20 - batches of documents for the intervals; 0: none, in a third of the time
 -- grain: one threshold after one number of tokens: the first 1/16, 1/8, 1/4, 1/2 and all of them, in corpus order
 -- columns:
 --   tokens BIGINT - tokens seen [tokens]
 --   threshold DOUBLE - |J| strictly greater than this
 --   share_mean_all_tokens DOUBLE - pairs whose mean |J| over these tokens is above, of all n_out x n_in pairs [share]
+--   share_mean_all_tokens_low DOUBLE - its 95 % interval [share]
+--   share_mean_all_tokens_high DOUBLE - its 95 % interval [share]
 --   share_max DOUBLE - pairs whose largest |J| is above, of all pairs [share]
+--   share_max_low DOUBLE - its 95 % interval [share]
+--   share_max_high DOUBLE - its 95 % interval [share]
 --   pairs_mean_all_tokens BIGINT - count behind share_mean_all_tokens [pairs]
 --   pairs_max BIGINT - count behind share_max [pairs]
 --
 -- One aggregation: each entry falls into the stage in which its token is first seen, and stages are added up after.
+-- The intervals are for the share at each number of tokens, were other documents drawn (jackknife over batches of the
+-- documents so far, see sql/macros/pair_share_reach.sql): where two stages differ by more, the share still changes.
 WITH ordered AS (
     SELECT
         token_id,
@@ -113,16 +120,75 @@ counts AS (
         count_above(s.maxima, t.threshold) AS pairs_max
     FROM stages AS s
     CROSS JOIN (SELECT unnest(list_distinct($thresholds)) AS threshold) AS t
+),
+
+reaches AS (
+    SELECT
+        s.n1 AS tokens,
+        i.threshold,
+        i.mean_reach,
+        i.max_reach
+    FROM sizes AS s
+    CROSS JOIN pair_share_reach($run_id, list_sort(list_distinct($thresholds)), $batches, 1.0 / 16) AS i
+    UNION ALL
+    SELECT
+        s.n2 AS tokens,
+        i.threshold,
+        i.mean_reach,
+        i.max_reach
+    FROM sizes AS s
+    CROSS JOIN pair_share_reach($run_id, list_sort(list_distinct($thresholds)), $batches, 1.0 / 8) AS i
+    UNION ALL
+    SELECT
+        s.n3 AS tokens,
+        i.threshold,
+        i.mean_reach,
+        i.max_reach
+    FROM sizes AS s
+    CROSS JOIN pair_share_reach($run_id, list_sort(list_distinct($thresholds)), $batches, 1.0 / 4) AS i
+    UNION ALL
+    SELECT
+        s.n4 AS tokens,
+        i.threshold,
+        i.mean_reach,
+        i.max_reach
+    FROM sizes AS s
+    CROSS JOIN pair_share_reach($run_id, list_sort(list_distinct($thresholds)), $batches, 1.0 / 2) AS i
+    UNION ALL
+    SELECT
+        s.n5 AS tokens,
+        i.threshold,
+        i.mean_reach,
+        i.max_reach
+    FROM sizes AS s
+    CROSS JOIN pair_share_reach($run_id, list_sort(list_distinct($thresholds)), $batches, 1) AS i
+),
+
+intervals AS (
+    SELECT
+        tokens,
+        threshold,
+        max(mean_reach) AS mean_reach,
+        max(max_reach) AS max_reach
+    FROM reaches
+    GROUP BY tokens, threshold
 )
 
 SELECT
     c.tokens,
     c.threshold,
     c.pairs_mean_all_tokens / (r.n_out_latents * r.n_in_latents) AS share_mean_all_tokens,
+    greatest(c.pairs_mean_all_tokens / (r.n_out_latents * r.n_in_latents) - i.mean_reach, 0 * i.mean_reach)
+        AS share_mean_all_tokens_low,
+    least(c.pairs_mean_all_tokens / (r.n_out_latents * r.n_in_latents) + i.mean_reach, 1 + 0 * i.mean_reach)
+        AS share_mean_all_tokens_high,
     c.pairs_max / (r.n_out_latents * r.n_in_latents) AS share_max,
+    greatest(c.pairs_max / (r.n_out_latents * r.n_in_latents) - i.max_reach, 0 * i.max_reach) AS share_max_low,
+    least(c.pairs_max / (r.n_out_latents * r.n_in_latents) + i.max_reach, 1 + 0 * i.max_reach) AS share_max_high,
     c.pairs_mean_all_tokens,
     c.pairs_max
 FROM counts AS c
 CROSS JOIN runs AS r
+LEFT JOIN intervals AS i ON c.tokens = i.tokens AND c.threshold = i.threshold
 WHERE r.run_id = $run_id
 ORDER BY c.threshold, c.tokens

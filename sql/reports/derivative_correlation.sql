@@ -23,7 +23,7 @@ WITH batched AS (
     SELECT
         document_id,
         batch
-    FROM document_batches($run_id, $batches)
+    FROM document_batches($run_id, $batches, 1)
 ),
 
 numbered AS (

@@ -43,7 +43,7 @@ batch_sums AS (
             sum(m.t * m.abs_j), sum(m.t * m.j_s), sum(m.j * m.abs_j), sum(m.j * m.j_s), sum(m.abs_j * m.j_s)
         ] AS moments
     FROM measured AS m
-    INNER JOIN document_batches($run_id, $batches) AS b ON m.document_id = b.document_id
+    INNER JOIN document_batches($run_id, $batches, 1) AS b ON m.document_id = b.document_id
     GROUP BY b.batch
 ),
 

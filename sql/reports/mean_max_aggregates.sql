@@ -5,7 +5,8 @@
 --   order_by VARCHAR default mean_abs_all_tokens - or mean_abs_out_active, mean_abs_coactive, max_abs
 --   top BIGINT default 20 - how many pairs [pairs]
 --   scope VARCHAR default active - 'active' or 'all_inputs': which sums to read
---   min_coactive BIGINT default 1 - leave out pairs that were active together at fewer tokens [tokens]
+--   min_coactive BIGINT default 1 - leave out pairs that were active together at fewer tokens (scope
+--     'all_inputs': whose output latent was active at fewer) [tokens]
 -- grain: one pair
 -- columns:
 --   rank BIGINT - 1 is the strongest
@@ -45,7 +46,10 @@ WITH chosen AS (
         sd,
         max_abs
     FROM pair_means
-    WHERE run_id = $run_id AND scope = $scope AND n_coactive >= $min_coactive
+    WHERE
+        run_id = $run_id
+        AND scope = $scope
+        AND CASE scope WHEN 'active' THEN n_coactive ELSE n_stored END >= $min_coactive
     QUALIFY rank <= $top
 ),
 

@@ -1,16 +1,21 @@
 -- question: What share of all pairs of latents has a mean or largest |J| above a threshold?
--- reads: pair_means, jacobian_entries, runs, count_above
+-- reads: pair_means, jacobian_entries, runs, count_above, pair_share_reach
 -- parameters:
 --   run_id VARCHAR - the run
 --   scope VARCHAR default active - 'active' or 'all_inputs': which sums to read
 --   thresholds DOUBLE[] default 0,1e-6,1e-5,1e-4,1e-3,1e-2,1e-1,1 - a value counts where it is strictly greater
+--   batches BIGINT default 20 - batches of documents for the intervals; 0: none
 -- grain: one threshold
 -- columns:
 --   threshold DOUBLE - |J| strictly greater than this
 --   share_mean_all_tokens DOUBLE - pairs whose mean over all tokens is above, of all n_out x n_in pairs [share]
+--   share_mean_all_tokens_low DOUBLE - its 95 % interval; null for scope 'all_inputs' [share]
+--   share_mean_all_tokens_high DOUBLE - its 95 % interval [share]
 --   share_mean_out_active DOUBLE - the same for the mean over tokens where the output latent is active [share]
 --   share_mean_coactive DOUBLE - the same for the mean over tokens where both are active (scope 'active' only) [share]
 --   share_max DOUBLE - the same for the largest |J| [share]
+--   share_max_low DOUBLE - its 95 % interval; null for scope 'all_inputs' [share]
+--   share_max_high DOUBLE - its 95 % interval [share]
 --   entries_per_token DOUBLE - stored entries of a token above, on average [entries]
 --   share_of_entries DOUBLE - the same, of the entries before any threshold [share]
 --   pairs_mean_all_tokens BIGINT - count behind share_mean_all_tokens [pairs]
@@ -20,6 +25,10 @@
 --   pairs_total BIGINT - all pairs of latents, n_out x n_in [pairs]
 --   scope VARCHAR - which sums were read
 --   entries_dropped BOOLEAN - true: entries were dropped, so the figures below the storage threshold are lower bounds
+--     (in scope 'all_inputs' those of entries only: its sums are of all)
+--
+-- The intervals are for the shares at this number of tokens, were other documents drawn (jackknife over batches of
+-- documents, see sql/macros/pair_share_reach.sql). The sums of scope 'all_inputs' are not kept by document.
 WITH thresholds AS (
     SELECT unnest(list_sort(list_distinct($thresholds))) AS threshold
 ),
@@ -51,14 +60,33 @@ counts AS (
     FROM thresholds AS t
     CROSS JOIN pair_bins AS p
     CROSS JOIN entry_bins AS e
+),
+
+intervals AS (
+    SELECT
+        threshold,
+        mean_reach,
+        max_reach
+    FROM pair_share_reach(
+        $run_id,
+        list_sort(list_distinct($thresholds)),
+        CASE $scope WHEN 'active' THEN $batches ELSE 0 END,
+        1
+    )
 )
 
 SELECT
     c.threshold,
     c.pairs_mean_all_tokens / (r.n_out_latents * r.n_in_latents) AS share_mean_all_tokens,
+    greatest(c.pairs_mean_all_tokens / (r.n_out_latents * r.n_in_latents) - i.mean_reach, 0 * i.mean_reach)
+        AS share_mean_all_tokens_low,
+    least(c.pairs_mean_all_tokens / (r.n_out_latents * r.n_in_latents) + i.mean_reach, 1 + 0 * i.mean_reach)
+        AS share_mean_all_tokens_high,
     c.pairs_mean_out_active / (r.n_out_latents * r.n_in_latents) AS share_mean_out_active,
     c.pairs_mean_coactive / (r.n_out_latents * r.n_in_latents) AS share_mean_coactive,
     c.pairs_max / (r.n_out_latents * r.n_in_latents) AS share_max,
+    greatest(c.pairs_max / (r.n_out_latents * r.n_in_latents) - i.max_reach, 0 * i.max_reach) AS share_max_low,
+    least(c.pairs_max / (r.n_out_latents * r.n_in_latents) + i.max_reach, 1 + 0 * i.max_reach) AS share_max_high,
     c.entries / r.tokens AS entries_per_token,
     c.entries / r.entries_total AS share_of_entries,
     c.pairs_mean_all_tokens,
@@ -70,5 +98,6 @@ SELECT
     r.thresholded AS entries_dropped
 FROM counts AS c
 CROSS JOIN runs AS r
+LEFT JOIN intervals AS i ON c.threshold = i.threshold
 WHERE r.run_id = $run_id
 ORDER BY c.threshold

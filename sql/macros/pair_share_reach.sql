@@ -1,0 +1,144 @@
+-- question: How far do the shares of pairs above a threshold reach to each side, other tokens being drawn?
+-- reads: jacobian_entries, runs, document_batches, count_above, t_quantile
+-- parameters:
+--   of_run VARCHAR - the run
+--   above DOUBLE[] - ascending thresholds: a value counts where it is strictly greater
+--   n_batches BIGINT - batches of documents; below 2: no intervals, and no work
+--   of_share DOUBLE - only the first tokens of the corpus, this share of them; 1: all
+-- grain: one threshold
+-- columns:
+--   threshold DOUBLE - of `above`
+--   mean_reach DOUBLE - half of the 95 % interval of the share of pairs whose mean |J| over all tokens is above [share]
+--   max_reach DOUBLE - the same for the largest |J| [share]
+--
+-- These shares are no means over tokens: more tokens give larger shares. So batches can't be looked at one by one; each
+-- is left out in turn instead (jackknife), which also leaves 19 of 20 tokens in. The interval is for the share at this
+-- number of tokens, were other documents of the same kind drawn; it says nothing about more tokens (see convergence).
+-- A jackknife's variance is too large on average rather than too small (Efron and Stein 1981): for shares that rare
+-- pairs decide, the interval is up to half too wide.
+WITH batched AS (
+    SELECT
+        document_id,
+        batch,
+        tokens,
+        last_token_id
+    FROM document_batches(of_run, n_batches, of_share)
+    WHERE n_batches > 1
+),
+
+batch_sizes AS (
+    SELECT
+        batch,
+        sum(sum(tokens)) OVER () - sum(tokens) AS rest
+    FROM batched
+    GROUP BY batch
+),
+
+entries AS (
+    SELECT
+        token_id,
+        (out_latent::UBIGINT << 32) | in_latent::UBIGINT AS pair,
+        abs(value)::DOUBLE AS magnitude
+    FROM jacobian_entries
+    WHERE run_id = of_run
+),
+
+widths AS (
+    SELECT n_out_latents * n_in_latents AS n_pairs
+    FROM runs
+    WHERE run_id = of_run
+),
+
+thresholds AS (
+    SELECT
+        unnest(list_distinct(above)) AS threshold,
+        above AS edges
+),
+
+partials AS (
+    SELECT
+        e.pair,
+        b.batch,
+        sum(e.magnitude) AS mass,
+        max(e.magnitude) AS largest
+    FROM entries AS e
+    INNER JOIN batched AS b ON e.token_id >> 24 = b.document_id AND e.token_id <= b.last_token_id
+    GROUP BY e.pair, b.batch
+),
+
+pairs AS (
+    SELECT
+        pair,
+        sum(mass) AS mass,
+        max(largest, 2) AS two_largest,
+        arg_max(batch, largest) AS batch_of_largest
+    FROM partials
+    GROUP BY pair
+),
+
+edges AS (
+    SELECT
+        list_sort(list_distinct(list(t.threshold * s.rest))) AS mass_edges,
+        any_value(t.edges) AS edges
+    FROM thresholds AS t
+    CROSS JOIN batch_sizes AS s
+),
+
+all_bins AS (
+    SELECT
+        histogram(p.mass, e.mass_edges) AS mass_bins,
+        histogram(p.two_largest[1], e.edges) AS largest_bins
+    FROM pairs AS p
+    CROSS JOIN edges AS e
+),
+
+-- Only pairs of the batch change when it is left out: their bins with it, and without it.
+mean_bins AS (
+    SELECT
+        r.batch,
+        histogram(p.mass / s.rest, e.edges) AS with_bins,
+        histogram((p.mass - r.mass) / s.rest, e.edges) AS without_bins
+    FROM partials AS r
+    INNER JOIN pairs AS p ON r.pair = p.pair
+    INNER JOIN batch_sizes AS s ON r.batch = s.batch
+    CROSS JOIN edges AS e
+    GROUP BY r.batch
+),
+
+max_bins AS (
+    SELECT
+        p.batch_of_largest AS batch,
+        histogram(p.two_largest[1], e.edges) AS with_bins,
+        histogram(coalesce(p.two_largest[2], -1), e.edges) AS without_bins
+    FROM pairs AS p
+    CROSS JOIN edges AS e
+    GROUP BY p.batch_of_largest
+),
+
+left_out AS (
+    SELECT
+        t.threshold,
+        (
+            count_above(p.mass_bins, t.threshold * s.rest)
+            - count_above(m.with_bins, t.threshold) + count_above(m.without_bins, t.threshold)
+        ) / w.n_pairs AS mean_share,
+        (
+            count_above(p.largest_bins, t.threshold)
+            - count_above(x.with_bins, t.threshold) + count_above(x.without_bins, t.threshold)
+        ) / w.n_pairs AS max_share
+    FROM thresholds AS t
+    CROSS JOIN batch_sizes AS s
+    CROSS JOIN all_bins AS p
+    CROSS JOIN widths AS w
+    LEFT JOIN mean_bins AS m ON s.batch = m.batch
+    LEFT JOIN max_bins AS x ON s.batch = x.batch
+)
+
+SELECT
+    threshold,
+    t_quantile(count(mean_share) - 1)
+    * (count(mean_share) - 1) / sqrt(count(mean_share)) * stddev_samp(mean_share) AS mean_reach,
+    t_quantile(count(max_share) - 1)
+    * (count(max_share) - 1) / sqrt(count(max_share)) * stddev_samp(max_share) AS max_reach
+FROM left_out
+GROUP BY threshold
