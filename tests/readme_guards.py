@@ -189,12 +189,11 @@ def wrong_lists(text: str) -> list[str]:
         for name, command in group.commands.items():
             yield from leaves(command, f"{path} {name}") if hasattr(command, "commands") else [f"{path} {name}"]
 
-    reports = [f"| `{r.name}` | {r.purpose.replace('|', chr(92) + '|')} |" for r in list_reports()]
-    listed = [line for line in section(text, "Reports").splitlines() if line.startswith("| `")]
+    named = re.findall(r"`([a-z_]+)`", section(text, "Reports"))
     return [
         *differences(first_cells(section(text, "Commands")), list(leaves(COMMANDS, "jacobian")), "command"),
         *differences(first_cells(section(text, "Profiles and settings")), [p.name for p in list_profiles()], "profile"),
-        *differences(listed, reports, "report"),
+        *differences(named, [r.name for r in list_reports()], "report"),
     ]
 
 
