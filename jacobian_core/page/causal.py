@@ -44,7 +44,8 @@ def causal_curve(runs: Sequence[RunData]) -> Picture | None:
     said = each_run([(run.label, _ends(rows)) for run, rows in drawn])
     return Picture(
         "causal-zero", "Does a small derivative mean a small effect?",
-        "Each filled point is a bin of |J|, with its 95\u00a0% interval: the share of pairs whose ablation changes "
+        "Each filled point is a bin of |J| (the first reaches down to 0), with its 95\u00a0% interval: "
+        "the share of pairs whose ablation changes "
         f"the output latent by more than {TAU}. Open points: those that did so while the output latent stayed active; "
         f"the others lost it from the selection. {said}.",
         f"Share of pairs whose ablation changes the output by more than {TAU}, by |J|. {said}.",

@@ -115,7 +115,7 @@ def derivative_picture(run: RunData) -> Picture | None:
     said = f"{total:,} entries; J and J″ have the same sign in {percent(same)} of them"
     return Picture(
         f"second-derivative-{run.series + 1}", f"First against second derivative: {run.label}",
-        f"Where a cell is dark, many entries have this |J| and this |J″|. Dotted: |J″| = |J|. {said}.",
+        f"The stronger the colour, the more entries have this |J| and this |J″|. Dotted: |J″| = |J|. {said}.",
         f"Density of the first derivative against the second, both logarithmic. {said}.",
         figure, Numbers(("|J| from", "to", "|J″| from", "to", "entries"), table),
     )  # fmt: skip

@@ -16,6 +16,7 @@ from jacobian_core.reports import run_report
 from jacobian_core.warehouse import connect
 from tests.report.conftest import text_of
 from tests.report.lakes import HOSTILE, RUNS, hostile_lake
+from tests.sql.lakes import HAND, HAND_RUN, config_of, tables_of, write_blocks
 
 MAX_BYTES = 3_000_000
 _VOID = {"meta", "br", "hr", "img", "link", "input"}
@@ -149,6 +150,17 @@ def test_page_without_interventions_says_so(tmp_path: Path) -> None:
     answer = re.search(r'<p class="answer[^>]*>(.*?)</p>', page)
     assert answer
     assert "intervention" in answer[1]
+
+
+@pytest.mark.parametrize("blocks", [0, 2])
+def test_page_of_a_run_that_goes_on(tmp_path: Path, blocks: int) -> None:
+    """Facts that only a manifest holds are still unknown, and with no block there is no row of anything."""
+    lake = Lake.create(tmp_path / "lake")
+    write_blocks(lake, HAND_RUN, [tables_of(HAND[:2]), tables_of(HAND[2:])][:blocks], config_of())
+    page = text_of(write_page(lake, [HAND_RUN], tmp_path / "page"))
+    assert "still running" in page
+    assert "not yet" in page
+    assert ('<figure id="histogram-entries">' in page) == (blocks > 0)
 
 
 def test_known_reports_are_not_run_again(lake: Lake, one: WrittenPage, tmp_path: Path) -> None:
