@@ -7,15 +7,14 @@ anywhere continues with the same request.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 from prefect import flow
 from prefect.futures import PrefectFuture
-from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows import ui
+from flows import runners, ui
 from flows.progress import Meter
 from flows.results import quality_note, run_note, skipped_note
 from flows.steps import accumulate, compute, fetch, open_groups, publish, quality, report, resolve, stage
@@ -24,12 +23,10 @@ from jacobian_core.config import RunConfig
 if TYPE_CHECKING:
     from jacobian_core.pipeline import BlockRef, RunRef
 
-IN_FLIGHT = 2
-"""Compute tasks submitted at a time: one computes, one waits its turn so that no time passes between them."""
 FAILURES = 3
 """Failed blocks after which a run submits no more."""
 
-_RUNNER: Any = ThreadPoolTaskRunner(max_workers=IN_FLIGHT + 1)  # and one to stage
+_RUNNER: Any = runners.task_runner()
 
 
 @flow(name="jacobian-run", flow_run_name="{config.name}", task_runner=_RUNNER, persist_result=False)
@@ -38,6 +35,11 @@ def jacobian_run(config: RunConfig) -> str:
 
     The same request again does no new work. Raises the JacobianFlowsError of the step that failed.
     """
+    return whole_run(config, _compute_all)
+
+
+def whole_run(config: RunConfig, compute_all: Callable[[RunRef, Meter], dict[str, int]]) -> str:
+    """Every step of a run; `compute_all` stages and computes the blocks, and returns what was skipped and why."""
     meter, complete = Meter(ui.UiProgress()), False
     try:
         artifact = fetch(config)
@@ -46,7 +48,7 @@ def jacobian_run(config: RunConfig) -> str:
         if run.state != "done":
             meter.note(quality_note(quality(run)))
             meter.begin(run.tokens_wanted)
-            skipped = _compute_all(run, meter)
+            skipped = compute_all(run, meter)
             meter.note(skipped_note(skipped))
             for group in open_groups(run):
                 accumulate(run, group)
@@ -63,6 +65,7 @@ def _compute_all(run: RunRef, meter: Meter) -> dict[str, int]:
     skipped: Counter[str] = Counter()
     in_flight: deque[PrefectFuture[Any]] = deque()
     failures: list[Exception] = []
+    at_once = runners.in_flight()
 
     def collect(limit: int) -> None:
         while len(in_flight) > limit:
@@ -73,13 +76,14 @@ def _compute_all(run: RunRef, meter: Meter) -> dict[str, int]:
             else:
                 meter.add(done.tokens, done.entries_stored, done.bytes, done.fresh)
 
-    with closing(_blocks(run, skipped)) as blocks:
+    with closing(staged_blocks(run, skipped)) as blocks:
         try:
             for block in blocks:
-                collect(IN_FLIGHT - 1)
+                collect(at_once - 1)
                 if len(failures) >= FAILURES:
                     break
-                in_flight.append(compute.submit(run, block.block_id))
+                with runners.on_device():
+                    in_flight.append(compute.submit(run, block.block_id))
         finally:
             collect(0)  # what was submitted is finished and counted, whatever stops the run
     if failures:
@@ -88,7 +92,7 @@ def _compute_all(run: RunRef, meter: Meter) -> dict[str, int]:
     return dict(skipped)
 
 
-def _blocks(run: RunRef, skipped: Counter[str]) -> Generator[BlockRef]:
+def staged_blocks(run: RunRef, skipped: Counter[str]) -> Generator[BlockRef]:
     """The run's blocks in corpus order; while a staged batch of them is handed out, the next one is being staged."""
     shards, cursor, budget = deque(run.shards), None, run.tokens_wanted
 
