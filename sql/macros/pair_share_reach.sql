@@ -51,8 +51,8 @@ widths AS (
 
 thresholds AS (
     SELECT
-        unnest(list_distinct(above)) AS threshold,
-        above AS edges
+        unnest(list_distinct(above))::DOUBLE AS threshold,
+        above::DOUBLE[] AS edges
 ),
 
 partials AS (
