@@ -45,14 +45,14 @@ def report(
 
     Example: jacobian report mean_max_aggregates --set top=5
     """
-    from flows.results import RUN_REPORTS, choose_run, run_reports, say_reports, write_reports
+    from flows.results import choose_run, reports_of, run_reports, say_reports, write_reports
 
     if show_list:
         return _list_reports(json)
     if html:
         return _html(lake, run, out, json, bool(names or parameters))
     run_id = choose_run(lake, _only_run(run, out))
-    tables = run_reports(lake, run_id, tuple(names or RUN_REPORTS), _assignments(parameters))
+    tables = run_reports(lake, run_id, tuple(names or reports_of(lake, run_id)), _assignments(parameters))
     written = write_reports(lake, run_id, tables) if write else []
     if json:
         return say_json({"run_id": run_id, "reports": {n: t.to_pylist() for n, t in tables.items()}, "files": written})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -22,6 +23,7 @@ _STOPPED = {signal.SIGINT: 130, signal.SIGTERM: 143}
 _SHOWN_REPORTS = ("threshold_fractions", "mean_max_aggregates", "sparsity")
 StopServer = Annotated[bool, typer.Option("--stop-server", help="Stop the local server at the end.")]
 _SHOWN_PAIRS = "10"
+_LINE = 100
 
 
 def register(app: typer.Typer) -> None:
@@ -164,12 +166,15 @@ def _listener() -> Any:
 
 
 def _show_result(lake: Path, run_id: str, as_json: bool) -> None:
-    from flows.results import run_facts, run_reports, say_reports
+    from flows.results import ANSWER, answer_of, reports_of, run_facts, run_reports, say_reports
     from flows.ui import figure
 
     facts = run_facts(lake, run_id)
     if as_json:
         return say_json(facts)
+    if ANSWER in reports_of(lake, run_id):
+        answer = answer_of(run_reports(lake, run_id, (ANSWER,)))
+        say(textwrap.fill(f"Do zeros in the Jacobian mean no causal connection? {answer}", _LINE) + "\n")
     say_reports(run_reports(lake, run_id, _SHOWN_REPORTS, {"top": _SHOWN_PAIRS}))
     for key, value in facts.items():
         say(f"{key}: {figure(value)}")

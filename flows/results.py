@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,12 @@ if TYPE_CHECKING:
     from jacobian_core.pipeline import ArtifactRef, QualityReport, RunRef
 
 RUN_REPORTS = ("threshold_fractions", "mean_max_aggregates", "sparsity", "convergence", "data_quality")
-"""Reports that every run ends with, the answer first."""
+"""Reports that every run ends with."""
+ANSWER = "causal_zero_answer"
+EXPERIMENT_REPORTS = (ANSWER, "causal_zero_test", "top_interventions", "function_shapes")
+"""Reports of a run in which latents were changed, the answer first."""
+DERIVATIVE_REPORTS = ("derivative_correlation", "derivative_quantiles", "latent_jacobian_correlation")
+"""Reports of a run with second derivatives."""
 _ANSWER_THRESHOLDS = (0.0, 1e-3, 1e-2)
 _ID_CHARACTERS = 12
 _REDO = "Analyse again into a new lake, and report it if it returns."
@@ -43,14 +49,19 @@ def skipped_note(skipped: Mapping[str, int]) -> str:
 
 
 def choose_run(lake: Path, wanted: str | None) -> str:
-    """The run whose id is, or alone begins with, `wanted`; without it the run that ended last."""
+    """The run whose id or name is, or whose id alone begins with, `wanted`; without it the run that ended last."""
     from jacobian_core.errors import LakeError
     from jacobian_core.lake import Lake
 
     opened = Lake.open(lake)
     found = opened.runs()
     if wanted is not None:
-        matching = [r for r in found if r == wanted] or [r for r in found if r.startswith(wanted)]
+        named = re.compile(re.escape(wanted) + "-[0-9a-f]{12}")
+        matching = (
+            [r for r in found if r == wanted]
+            or [r for r in found if named.fullmatch(r)]
+            or [r for r in found if r.startswith(wanted)]
+        )
         if len(matching) != 1:
             problem = f"{lake}: {'no run' if not matching else 'more than one run'} begins with '{wanted}'."
             raise LakeError(problem, f"Runs: {', '.join(matching or found) or 'none'}.")
@@ -61,6 +72,21 @@ def choose_run(lake: Path, wanted: str | None) -> str:
     if not found:
         raise LakeError(f"{lake}: no run here yet.", "Start one with `jacobian run`.")
     return found[-1]
+
+
+def reports_of(lake: Path, run_id: str) -> tuple[str, ...]:
+    """The reports that a run ends with: those about what it was asked to compute, the answer first."""
+    from jacobian_core.lake import Lake
+
+    opened = Lake.open(lake)
+    record = opened.manifest(run_id) or opened.request(run_id)
+    config: dict[str, Any] = dict(record.config) if record is not None else {}
+    experiments, derivatives = config.get("interventions") or {}, (config.get("jacobian") or {}).get("derivatives")
+    return (
+        *(EXPERIMENT_REPORTS if experiments.get("kinds") else ()),
+        *RUN_REPORTS,
+        *(DERIVATIVE_REPORTS if derivatives == "second" else ()),
+    )
 
 
 def run_reports(
@@ -108,13 +134,13 @@ def say_reports(tables: Mapping[str, pa.Table]) -> None:
 
 def publish_reports(lake: Path, run_id: str) -> list[str]:
     """Write what every run ends with, and leave it in the UI; returns the files written."""
-    tables = run_reports(lake, run_id)
+    tables = run_reports(lake, run_id, reports_of(lake, run_id))
     written = write_reports(lake, run_id, tables)
     for name, table in tables.items():
         ui.leave_table(run_id, name, table.to_pylist())
     shown: dict[str, list[dict[str, Any]]] = dict(_for_page(name, table) for name, table in tables.items())
     shown["The run"] = [{"fact": key, "value": value} for key, value in _provenance(lake, run_id).items()]
-    ui.leave_page(run_id, ui.run_page(f"Run {run_id}", _answer(tables["threshold_fractions"]), shown))
+    ui.leave_page(run_id, ui.run_page(f"Run {run_id}", _answer(tables), shown))
     page = html_page(lake, [run_id], known={run_id: tables})
     ui.leave_pictures(run_id, page.images)
     return [*written, *page.files]
@@ -152,8 +178,19 @@ def _for_page(name: str, table: pa.Table) -> tuple[str, list[dict[str, Any]]]:
     return f"{name}: {info.purpose}", shown
 
 
-def _answer(threshold_fractions: pa.Table) -> str:
-    """The run's answer to its first question, in a sentence."""
+def answer_of(tables: Mapping[str, pa.Table]) -> str:
+    """What the run's interventions say to the title question, in a sentence; '' for a run without them."""
+    found = tables.get(ANSWER)
+    return str(found.column("answer")[0].as_py() or "") if found is not None and found.num_rows else ""
+
+
+def _answer(tables: Mapping[str, pa.Table]) -> str:
+    """The run's answers, in sentences."""
+    return "\n\n".join(text for text in (answer_of(tables), _shares(tables["threshold_fractions"])) if text)
+
+
+def _shares(threshold_fractions: pa.Table) -> str:
+    """How many pairs have a large Jacobian, in a sentence."""
     rows = [row for row in threshold_fractions.to_pylist() if row["threshold"] in _ANSWER_THRESHOLDS]
     if not rows:
         return ""

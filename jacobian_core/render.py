@@ -8,6 +8,7 @@ for the line is cut into panels that repeat its first column.
 from __future__ import annotations
 
 import io
+import textwrap
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ _GAP = 2
 """Blanks between columns: one of padding, one for the rule's joint."""
 _TEXT_WIDTH = 44
 _NUMBERED = ("_id", "_latent")
+_WIDE = 6
+"""A single row of more columns than this is shown as a list."""
 _PERCENT = "share"
 
 
@@ -44,9 +47,12 @@ class _Column:
 def render(table: pa.Table, report: SqlFile | None = None, width: int = 100) -> str:
     """The table as lines of at most `width` columns, without colours; `report` adds its question and units.
 
-    Columns that are the same in every row are named once, below the table.
+    A single row of many columns is shown as a list of them. Columns that are the same in every row are named once,
+    below the table.
     """
     columns = [_column(table, name, report) for name in table.column_names]
+    if table.num_rows == 1 and len(columns) > _WIDE:
+        return "\n".join([*([safe_text(report.purpose)] if report else []), *_record(columns, width)])
     constant = [c for c in columns[1:] if table.num_rows > 1 and len(set(c.cells)) == 1]
     shown = [c for c in columns if c not in constant]
     lines = [safe_text(report.purpose)] if report else []
@@ -56,6 +62,15 @@ def render(table: pa.Table, report: SqlFile | None = None, width: int = 100) -> 
     if not table.num_rows:
         lines.append("no rows")
     return "\n".join(lines)
+
+
+def _record(columns: Sequence[_Column], width: int) -> Iterator[str]:
+    """One row as a list: a line a column, long texts folded."""
+    name_width = max(len(column.heading) for column in columns)
+    for column in columns:
+        folded = textwrap.wrap(column.cells[0], width - name_width - _GAP) or [""]
+        yield f"{column.heading:<{name_width}}{' ' * _GAP}{folded[0]}"
+        yield from (" " * (name_width + _GAP) + line for line in folded[1:])
 
 
 def safe_text(text: str) -> str:

@@ -121,7 +121,7 @@ def test_report_sql_verify_and_runs_read_the_lake(
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
-        (["report", "sparsty"], 7, "there is no report 'sparsty'"),
+        (["report", "sparsty"], 7, "there is no 'sparsty' in sql/reports"),
         (["report", "sparsity", "--set", "tokns=1"], 7, "has no parameter 'tokns'"),
         (["report", "--set", "tokns"], 2, "Write it as name=value."),
         (["report", "--run", "nobody"], 6, "no run begins with 'nobody'"),
