@@ -42,7 +42,7 @@ def ingest(
     profile: str = "demo",
     lake: str = "lake",
     shards_at_once: Annotated[int, Field(ge=1)] = 1,
-    settings: Annotated[list[str], Field(default_factory=list)] = [],  # noqa: B006  # Prefect's form needs a default
+    settings: list[str] | None = None,
 ) -> Any:
     """Analyse the next `shards_at_once` shards of a profile's corpus that the lake has no finished run of.
 
@@ -53,7 +53,7 @@ def ingest(
 
     from jacobian_core.profiles import load_config
 
-    config = load_config(profile, settings, lake)
+    config = load_config(profile, settings or (), lake)
     plan = look(config, fetch(config), shards_at_once)
     get_run_logger().info(plan.line())
     done = _next_run(config, plan)
