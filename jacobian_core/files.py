@@ -25,6 +25,8 @@ TEMPORARY_PREFIX = ".tmp-"
 STALE_AFTER_SECONDS = 3600.0
 """Age at which a temporary file of a process on another machine counts as left behind."""
 _LOCK_POLL_SECONDS = 0.02
+_ATTEMPTS = 3
+"""Tries at what another process can undo at the same moment."""
 
 _REMEDIES = {
     errno.ENOSPC: "Free some space and start the same command again: finished blocks are kept.",
@@ -112,8 +114,11 @@ def make_folder(folder: Path) -> None:
 
 def create_temporary(path: Path) -> BinaryIO:
     """Open a new temporary file for `path` (its folder is made); `Path(file.name)` is its name."""
-    make_folder(path.parent)
     with lake_errors(path, "create the file"):
+        for _ in range(_ATTEMPTS):
+            make_folder(path.parent)
+            with suppress(FileNotFoundError):  # another process has just cleared the folder away
+                return temporary_path(path).open("xb")
         return temporary_path(path).open("xb")
 
 
@@ -204,7 +209,7 @@ def remove(path: Path) -> None:
 def remove_tree(folder: Path) -> None:
     """Remove the folder and all in it, also while another process does the same."""
     with lake_errors(folder, "remove the folder"):
-        for _ in range(3):
+        for _ in range(_ATTEMPTS):
             shutil.rmtree(folder, ignore_errors=True)
             if not folder.exists():
                 return

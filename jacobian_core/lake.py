@@ -157,6 +157,12 @@ class Lake:
         data = files.read_bytes(path)
         return None if data is None else from_json(BlockMarker, data, path)
 
+    def block(self, run_id: str, block_id: str) -> BlockMarker | None:
+        """The marker of one block of a run, finished or in progress; None where the block is not done."""
+        marker = self.marker(run_id, block_id)
+        manifest = self.manifest(run_id) if marker is None else None
+        return next((b for b in manifest.blocks if b.block_id == block_id), None) if manifest else marker
+
     def markers(self, run_id: str) -> list[BlockMarker]:
         """The finished blocks of a run, finished or in progress, sorted by block id."""
         manifest = self.manifest(run_id)

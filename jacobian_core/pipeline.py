@@ -7,12 +7,9 @@ knows what is done. What is loaded for computing stays loaded in the process (`w
 from __future__ import annotations
 
 import os
-import time
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from jacobian_core.config import RunConfig
 from jacobian_core.corpus import Shard
@@ -20,13 +17,10 @@ from jacobian_core.lake import Lake
 from jacobian_core.tokens import Cursor
 
 if TYPE_CHECKING:
-    from jacobian_core.manifest import BlockMarker
     from jacobian_core.plan import Plan
 
 ShardRef = Shard
 CursorRef = Cursor
-
-_VERSIONED = ("jacobian-flows", "torch", "transformer-lens", "transformers", "sae-lens", "pyarrow", "duckdb", "numpy")
 
 
 @dataclass(frozen=True)
@@ -150,12 +144,15 @@ def resolve_run(config: RunConfig, artifact: ArtifactRef) -> RunRef:
     from jacobian_core.identity import run_id
     from jacobian_core.request import describe_request
     from jacobian_core.runs import begin_run
+    from jacobian_core.warehouse import refresh_warehouse
 
     shards = list_shards(config.corpus)
     identity, layer = describe_request(config, Path(artifact.folder), artifact.digest, shards)
     found = run_id(config.name, identity)
     lake = Lake.create(Path(config.lake.root))
     state = begin_run(lake, found, identity, config.model_dump(mode="json"))
+    if state == "done":
+        refresh_warehouse(lake, found)  # whoever finished the run may have been stopped before it came to that
     return RunRef(found, str(lake.root), state, tuple(shards), config.corpus.max_tokens, config, artifact, layer)
 
 
@@ -190,19 +187,20 @@ def stage_blocks(
 
 
 def compute_block(run: RunRef, block_id: str) -> BlockResult:
-    """Compute and publish one staged block; returns at once if it is done.
+    """Compute and publish one staged block; returns at once if it is done, by this worker or another.
 
     Raises ModelError for values that are not finite and LakeError where the block can't be written.
     """
+    from jacobian_core.files import remove
     from jacobian_core.worker import compute_and_publish
 
     lake = Lake(Path(run.lake))
-    marker = lake.marker(run.run_id, block_id)
+    marker = lake.block(run.run_id, block_id)
     fresh = marker is None
     if marker is None:
         marker = compute_and_publish(run, block_id)
     if run.config.jacobian.scope != "all_inputs":
-        lake.staged_path(run.run_id, block_id).unlink(missing_ok=True)
+        remove(lake.staged_path(run.run_id, block_id))
     return BlockResult(
         block_id=block_id,
         tokens=int(marker.totals["tokens"]),
@@ -236,48 +234,19 @@ def accumulate_group(run: RunRef, group: GroupRef) -> float:
 def publish_run(run: RunRef, skipped: dict[str, int]) -> RunSummary:
     """Aggregate the pairs, write the run's manifest, and refresh the warehouse: the run is complete.
 
-    Raises LakeError where blocks or parts are missing, QueryError where the aggregation fails.
+    Where another worker has published the same run meanwhile, that is the run. Raises LakeError where blocks or parts
+    are missing, QueryError where the aggregation fails.
     """
-    from jacobian_core import publish, runs
-    from jacobian_core.manifest import RunManifest
-    from jacobian_core.marts import build_pair_stats
-    from jacobian_core.warehouse import build_warehouse
+    from jacobian_core.finish import finish_run
 
-    lake = Lake(Path(run.lake))
-    started = time.perf_counter()
-    pair_stats = [publish.publish_part(lake, build_pair_stats(lake, run.run_id, run.config.lake))]
-    if run.config.jacobian.scope == "all_inputs":
-        from jacobian_core.groups import prepare_pair_stats
-
-        pair_stats.append(publish.publish_part(lake, prepare_pair_stats(run)))
-    blocks = lake.markers(run.run_id)
-    request = lake.request(run.run_id)
-    identity = request.identity if request is not None else {}
-    seconds = {**_merge_seconds(blocks), "aggregate": time.perf_counter() - started}
-    manifest = RunManifest(
-        run_id=run.run_id,
-        identity=identity,
-        config=run.config.model_dump(mode="json"),
-        artifact={**_section(identity, "artifact"), "locator": run.artifact.locator},
-        model={**_section(identity, "model"), "name": run.config.model.name},
-        versions={name: version(name) for name in _VERSIONED},
-        quality=_read_quality(lake, run.run_id),
-        corpus={**_section(identity, "corpus"), "skipped": dict(skipped)},
-        blocks=blocks,
-        parts={"pair_stats": pair_stats},
-        totals=publish.merge_totals(blocks),
-        seconds=seconds,
-        created_utc=datetime.now(UTC),
-    )
-    runs.publish_run(lake, manifest)
-    build_warehouse(lake)
+    manifest = finish_run(run, skipped)
     return RunSummary(
         run_id=run.run_id,
         tokens=int(manifest.totals.get("tokens", 0)),
         entries_stored=int(manifest.totals.get("entries_stored", 0)),
         bytes=sum(part.bytes for parts in manifest.all_parts().values() for part in parts),
-        seconds=seconds,
-        manifest_path=str(lake.manifest_path(run.run_id)),
+        seconds=manifest.seconds,
+        manifest_path=str(Lake(Path(run.lake)).manifest_path(run.run_id)),
     )
 
 
@@ -312,24 +281,3 @@ def list_runs(lake: str) -> list[RunInfo]:
             )
         )
     return infos
-
-
-def _section(identity: dict[str, Any], name: str) -> dict[str, Any]:
-    found = identity.get(name)
-    return dict(found) if isinstance(found, dict) else {}
-
-
-def _merge_seconds(blocks: list[BlockMarker]) -> dict[str, float]:
-    merged: dict[str, float] = {}
-    for block in blocks:
-        for stage, seconds in block.seconds.items():
-            merged[stage] = merged.get(stage, 0.0) + seconds
-    return merged
-
-
-def _read_quality(lake: Lake, run_id: str) -> dict[str, Any]:
-    import json
-
-    path = lake.work_folder(run_id) / "quality.json"
-    found: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
-    return found

@@ -175,14 +175,18 @@ def publishing(lake: Lake, run_id: str) -> Iterator[RunManifest | None]:
 
     Raises LakeError where the run was never begun.
     """
-    if not lake.work_folder(run_id).is_dir():
+    folder = lake.work_folder(run_id)
+    with ExitStack() as held:
+        if folder.is_dir():
+            try:
+                held.enter_context(files.exclusive(lake.lock_path(run_id)))
+            except LakeError:
+                if folder.is_dir():
+                    raise
         manifest = lake.manifest(run_id)
-        if manifest is None:
+        if manifest is None and not folder.is_dir():
             raise LakeError(f"{lake.root}: run {run_id} was not begun.", "Start it with `jacobian run`.")
         yield manifest
-        return
-    with files.exclusive(lake.lock_path(run_id)):
-        yield lake.manifest(run_id)
 
 
 def intact(lake: Lake, parts: Iterable[PartInfo]) -> bool:

@@ -69,8 +69,35 @@ def connect(
 def build_warehouse(lake: Lake) -> Path:
     """Write `<lake>/warehouse.duckdb`, views and macros only; returns its path.
 
-    It appears under its name whole, so a reader finds the old file or the new one. Raises LakeError as `connect` does.
+    It appears under its name whole, so a reader finds the old file or the new one, and one process builds it at a time,
+    so that the last one knows every run. Raises LakeError as `connect` does.
     """
+    lock = lake.root / "_work" / "warehouse.lock"
+    files.make_folder(lock.parent)
+    with files.exclusive(lock):
+        return _build(lake)
+
+
+def refresh_warehouse(lake: Lake, run_id: str) -> None:
+    """Build the warehouse if it is not there, or does not have this finished run."""
+    if run_id not in _finished_runs(lake.warehouse_path):
+        build_warehouse(lake)
+
+
+def _finished_runs(path: Path) -> list[str]:
+    """The finished runs that a warehouse file has; none where it can't be read, or another version wrote it."""
+    import duckdb
+
+    if not path.is_file():
+        return []
+    try:
+        with duckdb.connect(str(path), read_only=True) as connection:
+            return [row[0] for row in connection.execute("SELECT run_id FROM runs WHERE complete").fetchall()]
+    except duckdb.Error:
+        return []
+
+
+def _build(lake: Lake) -> Path:
     states = _states(lake, None)
     _check_parts(lake, states)
     path = lake.warehouse_path

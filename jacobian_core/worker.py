@@ -22,7 +22,7 @@ from jacobian_core.blocks import TokenBlock
 from jacobian_core.codes import fold_sae
 from jacobian_core.compute import BlockComputer, StageSeconds
 from jacobian_core.config import ComputeConfig
-from jacobian_core.errors import CorpusError, ModelError
+from jacobian_core.errors import CorpusError, LakeError, ModelError
 from jacobian_core.lake import Lake
 from jacobian_core.llm import load_language_model
 from jacobian_core.manifest import BlockMarker
@@ -165,7 +165,13 @@ def compute_and_publish(run: RunRef, block_id: str) -> BlockMarker:
     """Compute a staged block and publish its parts; returns its marker."""
     worker = worker_for(run)
     lake = Lake(Path(run.lake))
-    block = load_block(lake.staged_path(run.run_id, block_id))
+    try:
+        block = load_block(lake.staged_path(run.run_id, block_id))
+    except LakeError:
+        marker = lake.block(run.run_id, block_id)
+        if marker is None:
+            raise
+        return marker  # another worker did it a moment ago, and took away what it was made from
     clock = StageSeconds()
     with BlockWriter(lake, run.run_id, block_id, run.config.lake) as writer:
         writer.write("documents", block.documents)
