@@ -3,7 +3,7 @@
 -- parameters:
 --   run_id VARCHAR - the run
 --   thresholds DOUBLE[] default 0,1e-5,1e-4,1e-3,1e-2 - a value counts where it is strictly greater
---   batches BIGINT default 20 - batches of documents for the intervals; 0: none, in a third of the time
+--   batches BIGINT default 20 - batches of documents for the intervals; 0: none, in a fifth of the time
 -- grain: one threshold after one number of tokens: the first 1/16, 1/8, 1/4, 1/2 and all of them, in corpus order
 -- columns:
 --   tokens BIGINT - tokens seen [tokens]
