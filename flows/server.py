@@ -89,7 +89,12 @@ def start_server(lake: Path, port: int | None = None) -> ServerState:
         if state is not None:
             _wait_until_healthy(state, home)
             return state
-        return _launch(home, _free_port(port))
+        if port is not None:
+            return _launch(home, _free_port(port))
+        try:
+            return _launch(home, _free_port(None))
+        except ServerError:  # another process may have taken the port between the look and the bind
+            return _launch(home, _free_port(0))
 
 
 def stop_server(lake: Path) -> ServerState | None:
@@ -146,15 +151,27 @@ def _wait_until_healthy(state: ServerState, home: Path) -> None:
     while time.monotonic() < deadline:
         if not _runs(state):
             raise ServerError("the Prefect server ended while it started." + _log_tail(home))
-        if answers(state.api):
+        if answers(state.api) and _listens(state):
             return
         time.sleep(_POLL_SECONDS)
     problem = f"the Prefect server did not answer within {_START_SECONDS:.0f} s.{_log_tail(home)}."
     raise ServerError(problem, "Run `jacobian server stop` and try again.")
 
 
+def _listens(state: ServerState) -> bool:
+    """Whether the answering server is this one: its process, or a child of it, holds the port."""
+    import psutil
+
+    try:
+        process = psutil.Process(state.pid)
+        family = [process, *process.children(recursive=True)]
+        return any(c.laddr.port == state.port for p in family for c in p.net_connections("tcp") if c.laddr)
+    except psutil.Error:
+        return False
+
+
 def _free_port(wanted: int | None) -> int:
-    for port in [wanted] if wanted else [DEFAULT_PORT, 0]:
+    for port in [DEFAULT_PORT, 0] if wanted is None else [wanted]:
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             with contextlib.suppress(OSError):

@@ -193,3 +193,17 @@ def test_an_api_that_does_not_answer_is_named_without_its_secrets(
     with pytest.raises(ServerError, match=f"http://{HOST}:9/api does not answer") as caught:
         use_server(tmp_path)
     assert "canary" not in str(caught.value)
+
+
+def test_a_server_that_is_not_ours_is_not_taken_for_ours(tmp_path: Path) -> None:
+    """Another process answers on the port: the health check alone would be content."""
+    with socket.socket() as other:
+        other.bind((server.HOST, 0))
+        other.listen()
+        created = server._process_created(os.getpid())
+        assert created is not None
+        mine = server.ServerState(pid=os.getpid(), created=created, port=other.getsockname()[1])
+        assert server._listens(mine)
+        assert not server._listens(mine.model_copy(update={"port": 1}))
+        parent = server._process_created(os.getppid()) or created
+        assert not server._listens(mine.model_copy(update={"pid": 1, "created": parent}))
