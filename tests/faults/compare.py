@@ -74,12 +74,15 @@ def _same_report(one: Path, other: Path) -> bool:
 
 
 def _record(lake: Path, run_id: str) -> dict[str, Any] | None:
-    """A run's manifest without times and places."""
+    """A run's manifest without times, and without the places that its pair and its lake were at."""
     manifest = Lake.open(lake).manifest(run_id)
     if manifest is None:
         return None
     record = manifest.model_dump(mode="json", exclude={"seconds", "created_utc"})
     record["config"]["lake"].pop("root")
+    record["config"].pop("sae")
+    record["config"]["corpus"].pop("location")
+    record["artifact"].pop("locator")
     return {**record, "blocks": [{k: v for k, v in b.items() if k != "seconds"} for b in record["blocks"]]}
 
 

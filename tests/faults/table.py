@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from jacobian_core.config import RunConfig
 from jacobian_core.lake import Lake
@@ -56,21 +58,27 @@ class Harness:
         entry = draw.choices(range(len(lengths)), weights=lengths)[0]
         return (stage, entry), draw.uniform(0, lengths[entry])
 
-    def start_until(self, place: Path, stage: str, draw: random.Random) -> Attempt:
+    def configured(self, config: RunConfig) -> Harness:
+        """The same undisturbed lake, for a configuration that should give it too."""
+        other = copy.copy(self)
+        other.config = config
+        return other
+
+    def start_until(self, place: Path, stage: str, draw: random.Random, **options: Any) -> Attempt:
         """Start a run and come back at a random moment of the stage."""
         trap, seconds = self.moment(stage, draw)
-        attempt = self.runs.start(self.config, place, trap=trap)
+        attempt = self.runs.start(self.config, place, trap=trap, **options)
         assert attempt.wait_for_trap()
         time.sleep(seconds)
         return attempt
 
-    def run_again(self, place: Path, computed: int, fault: str, **options: object) -> Tried:
+    def run_again(self, place: Path, computed: int, name: str, **options: Any) -> Tried:
         """Start the same request again and compare; `computed` blocks were begun before."""
         seen = visible_problems(place / "lake", self.lake)
         assert seen == []
         said, more = self.runs.run(self.config, place, **options)
         assert isinstance(said, Done), said
-        return self.check(place, computed + more - self.blocks, fault)
+        return self.check(place, computed + more - self.blocks, name)
 
     def check(self, place: Path, recomputed: int, fault: str) -> Tried:
         """Compare a place with the undisturbed one; `recomputed` blocks were computed more than once."""
