@@ -172,14 +172,26 @@ def _hub_name(name: str) -> str:
     return name
 
 
+def pinned(config: ModelConfig) -> ModelConfig:
+    """The same model with the hub's commit as its revision, so that every worker loads the same weights.
+
+    A local folder stays as it is. Raises ModelError where the hub does not know the model or can't be reached and the
+    model is not in the local cache.
+    """
+    if Path(config.name).is_dir():
+        return config
+    return config.model_copy(update={"revision": _hub_commit(config)})
+
+
 def _hub_commit(config: ModelConfig) -> str:
     """The commit that a hub model's revision stands for, from the local cache when the hub can't be reached."""
-    from transformers import AutoConfig
+    from huggingface_hub import hf_hub_download
 
     try:
-        return str(AutoConfig.from_pretrained(_hub_name(config.name), revision=config.revision)._commit_hash)
+        path = hf_hub_download(_hub_name(config.name), "config.json", revision=config.revision)
     except Exception as error:
         raise _not_found(config, error) from error
+    return Path(path).parent.name  # the cache keeps <repository>/snapshots/<commit>/config.json
 
 
 def _not_found(config: ModelConfig, error: Exception) -> ModelError:

@@ -142,10 +142,12 @@ def resolve_run(config: RunConfig, artifact: ArtifactRef) -> RunRef:
     """
     from jacobian_core.corpus import list_shards
     from jacobian_core.identity import run_id
+    from jacobian_core.llm import pinned
     from jacobian_core.request import describe_request
     from jacobian_core.runs import begin_run
     from jacobian_core.warehouse import refresh_warehouse
 
+    config = config.model_copy(update={"model": pinned(config.model)})
     shards = list_shards(config.corpus)
     identity, layer = describe_request(config, Path(artifact.folder), artifact.digest, shards)
     found = run_id(config.name, identity)
