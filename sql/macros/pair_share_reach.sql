@@ -14,6 +14,7 @@
 -- These shares are no means over tokens: more tokens give larger shares. So batches can't be looked at one by one; each
 -- is left out in turn instead (jackknife), which also leaves 19 of 20 tokens in. The interval is for the share at this
 -- number of tokens, were other documents of the same kind drawn; it says nothing about more tokens (see convergence).
+-- Where no batch makes a difference (no pair is above, or all are) its spread is not seen: null, not 0.
 -- A jackknife's variance is too large on average rather than too small (Efron and Stein 1981): for shares that rare
 -- pairs decide, the interval is up to half too wide.
 WITH batched AS (
@@ -137,8 +138,8 @@ left_out AS (
 SELECT
     threshold,
     t_quantile(count(mean_share) - 1)
-    * (count(mean_share) - 1) / sqrt(count(mean_share)) * stddev_samp(mean_share) AS mean_reach,
+    * (count(mean_share) - 1) / sqrt(count(mean_share)) * nullif(stddev_samp(mean_share), 0) AS mean_reach,
     t_quantile(count(max_share) - 1)
-    * (count(max_share) - 1) / sqrt(count(max_share)) * stddev_samp(max_share) AS max_reach
+    * (count(max_share) - 1) / sqrt(count(max_share)) * nullif(stddev_samp(max_share), 0) AS max_reach
 FROM left_out
 GROUP BY threshold

@@ -306,6 +306,14 @@ def test_run_must_be_named_where_there_are_several(tmp_path: Path) -> None:
         run_report(connection, "sparsity", {})
 
 
+def _close(row: dict[str, Any]) -> dict[str, Any]:
+    """A row to compare with: sums of floats depend on which thread meets which part first."""
+    return {
+        name: pytest.approx(value, rel=1e-9, abs=1e-12) if isinstance(value, float) else value
+        for name, value in row.items()
+    }
+
+
 @pytest.mark.parametrize("report", [r for r in list_reports() if r.parameter("run_id")], ids=lambda r: r.name)
 def test_reports_run_while_a_run_goes_on(tmp_path: Path, report: Any) -> None:
     lake = hand_lake(tmp_path / "going", complete=False)
@@ -314,7 +322,8 @@ def test_reports_run_while_a_run_goes_on(tmp_path: Path, report: Any) -> None:
     if report.name == "data_quality":
         assert now.slice(3).equals(then.slice(3))  # skipped documents are not known before the end
     else:
-        assert now.equals(then)
+        assert now.schema == then.schema
+        assert [_close(row) for row in then.to_pylist()] == now.to_pylist()
 
 
 @pytest.mark.parametrize("report", list_reports(), ids=lambda r: r.name)
