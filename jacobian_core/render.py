@@ -23,6 +23,8 @@ _GAP = 2
 """Blanks between columns: one of padding, one for the rule's joint."""
 _TEXT_WIDTH = 44
 _NUMBERED = ("_id", "_latent")
+_MANY_ROWS = 4
+"""From this many rows on, a column that is the same in every row is named once, below the table."""
 _WIDE = 6
 """A single row of more columns than this is shown as a list."""
 _PERCENT = "share"
@@ -47,13 +49,13 @@ class _Column:
 def render(table: pa.Table, report: SqlFile | None = None, width: int = 100) -> str:
     """The table as lines of at most `width` columns, without colours; `report` adds its question and units.
 
-    A single row of many columns is shown as a list of them. Columns that are the same in every row are named once,
-    below the table.
+    A single row of many columns is shown as a list of them. Columns that are the same in all of many rows are
+    named once, below the table.
     """
     columns = [_column(table, name, report) for name in table.column_names]
     if table.num_rows == 1 and len(columns) > _WIDE:
         return "\n".join([*([safe_text(report.purpose)] if report else []), *_record(columns, width)])
-    constant = [c for c in columns[1:] if table.num_rows > 1 and len(set(c.cells)) == 1]
+    constant = [c for c in columns[1:] if table.num_rows >= _MANY_ROWS and len(set(c.cells)) == 1]
     shown = [c for c in columns if c not in constant]
     lines = [safe_text(report.purpose)] if report else []
     lines += [_panel(panel, width) for panel in _panels(shown, width)]

@@ -22,12 +22,12 @@ HOSTILE = "\x1b[31mred\x07\0\r\n\t\u202egnp.exe\u2028<script>[bold]it's[/bold]"
 def test_given_expect() -> None:
     table = pa.table(
         {
-            "out_latent": [1234, 5],
-            "n_coactive": [12345, 6],
-            "share_max": [0.5, None],
-            "mean_abs": [1 / 3, 1.5e-7],
-            "ok": [True, False],
-            "run_id": ["r", "r"],
+            "out_latent": [1234, 5, 6, 7],
+            "n_coactive": [12345, 6, 6, 6],
+            "share_max": [0.5, None, None, None],
+            "mean_abs": [1 / 3, 1.5e-7, 0.5, 0.5],
+            "ok": [True, False, True, True],
+            "run_id": ["r", "r", "r", "r"],
         }
     )
     assert render(table).splitlines() == [
@@ -36,8 +36,19 @@ def test_given_expect() -> None:
         "─────────────────────────────────────",
         "  1234    12,345    0.5   0.3333  yes",
         "     5         6      -  1.5e-07   no",
+        "     6         6      -      0.5  yes",
+        "     7         6      -      0.5  yes",
         "in every row: run id r",
     ]
+    assert "in every row" not in render(table.slice(0, 3))
+
+
+def test_a_single_wide_row_is_a_list() -> None:
+    table = pa.table({f"figure_{i}": [i] for i in range(7)} | {"answer": ["word " * 40]})
+    lines = render(table, width=60).splitlines()
+    assert lines[:2] == ["figure 0  0", "figure 1  1"]
+    assert all(len(line) <= 60 for line in lines)
+    assert sum(line.count("word") for line in lines) == 40
 
 
 def test_shares_are_percent_where_the_report_says_so(hand_connection: duckdb.DuckDBPyConnection) -> None:
