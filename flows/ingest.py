@@ -25,7 +25,7 @@ _UNREADABLE = 3
 """Batches with an unreadable shard after which a firing gives up."""
 
 
-@task(name="look", persist_result=False, cache_policy=NO_CACHE)
+@task(name="look", task_run_name="look", persist_result=False, cache_policy=NO_CACHE)
 def look(config: RunConfig, artifact: ArtifactRef, shards_at_once: int) -> IngestPlan:
     """Which shards the lake lacks."""
     from pathlib import Path
