@@ -26,6 +26,7 @@ from jacobian_core.errors import CorpusError
 SUFFIXES = (".jsonl.zst", ".jsonl", ".parquet")
 _HUB = "hf://"
 _NAMES_SHOWN = 8
+_HASHED_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,40 @@ def open_shard(shard: Shard) -> IO[bytes]:
     return cast(IO[bytes], xopen(shard.url, "rb"))
 
 
+class HashedReader:
+    """A shard's bytes, read from the beginning to the end, and their SHA-256."""
+
+    closed = False
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self._sha256 = file, hashlib.sha256()
+
+    def read(self, size: int = -1) -> bytes:
+        """The next bytes, at most `size` (-1: all); b'' at the end."""
+        data = self._file.read(size)
+        self._sha256.update(data)
+        return data
+
+    def close(self) -> None:
+        """Nothing: whoever opened the file closes it."""
+
+    def is_whole(self, shard: Shard) -> bool:
+        """Read to the end; whether all that was read is what the shard's digest says."""
+        while self.read(_HASHED_BYTES):
+            pass
+        return shard.digest in (None, self._sha256.hexdigest())
+
+
+def is_changed(shard: Shard) -> bool:
+    """Whether a local shard is not (or not any more) the file that was hashed; it is read once more."""
+    if shard.url.startswith(_HUB) or shard.digest is None:
+        return False
+    try:
+        return _digest(shard) != shard.digest
+    except OSError:
+        return False  # that it can't be read says nothing about what was read
+
+
 def one_line(error: BaseException) -> str:
     """The first line of an error's text, or its class where it has none; URLs lose their (signed) query."""
     first = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -129,13 +164,17 @@ def hash_shard(shard: Shard) -> Shard:
     """The same shard with the digest of its bytes; CorpusError if it can't be read."""
     try:
         shard.name.encode()
-        with open_shard(shard) as file:
-            digest = hashlib.file_digest(cast(Any, file), "sha256").hexdigest()
+        digest = _digest(shard)
     except UnicodeEncodeError as error:
         raise CorpusError(f"the name of shard {shard.name!a} is not UTF-8.", "Rename the file.") from error
     except OSError as error:
         raise CorpusError(f"shard {shard.name} can't be read: {one_line(error)}.", "Check the file.") from error
     return Shard(shard.name, shard.index, shard.url, shard.size_bytes, digest)
+
+
+def _digest(shard: Shard) -> str:
+    with open_shard(shard) as file:
+        return hashlib.file_digest(cast(Any, file), "sha256").hexdigest()
 
 
 def _hub_shards(config: CorpusConfig) -> list[Shard]:

@@ -48,6 +48,10 @@ class CorpusError(JacobianFlowsError):
     exit_code = 5
 
 
+class ChangedShardError(CorpusError):
+    """A shard's bytes are not those that the run began with: nothing that was made of it can be trusted."""
+
+
 class LakeError(JacobianFlowsError):
     """The lake can't be written, or a part breaks its contract."""
 

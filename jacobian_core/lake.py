@@ -115,6 +115,10 @@ class Lake:
         """A tokenised block that waits to be computed."""
         return self.work_folder(run_id) / "staged" / f"{_safe(block_id)}.arrow"
 
+    def distrusted_folder(self, run_id: str) -> Path:
+        """A file for each shard that was changed while the run read it, named as its blocks' ids begin."""
+        return self.work_folder(run_id) / "distrusted"
+
     def marker_path(self, run_id: str, block_id: str) -> Path:
         """Says that a block is done; written after all of its parts."""
         return self.work_folder(run_id) / "done" / f"{_safe(block_id)}.json"

@@ -14,6 +14,7 @@ from typing import Literal
 from pydantic import JsonValue
 
 from jacobian_core import files
+from jacobian_core.blocks import make_block_id
 from jacobian_core.contracts import TABLES
 from jacobian_core.errors import LakeError
 from jacobian_core.lake import Lake
@@ -88,8 +89,29 @@ def _reopen(lake: Lake, manifest: RunManifest) -> None:
     files.fsync_folder(lake.manifest_path(run_id).parent)
 
 
+def distrust_shard(lake: Lake, run_id: str, shard: int) -> None:
+    """Keep in the lake that a shard was changed while the run read it: the run's next start computes it all anew."""
+    prefix = make_block_id(shard, 0).partition("-")[0]
+    files.write_atomic(lake.distrusted_folder(run_id) / prefix, b"")
+
+
+def _drop_distrusted(lake: Lake, run_id: str) -> None:
+    """Drop the markers and sums of distrusted shards; the record of that goes last, so that a kill loses nothing."""
+    work = lake.work_folder(run_id)
+    for record in files.list_folder(lake.distrusted_folder(run_id)):
+        for folder in (work / "done", work / "all_inputs"):
+            for path in files.list_folder(folder):
+                if path.name.startswith(f"{record.name}-"):
+                    log.warning("run %s: %s was made of a changed shard and is made again", run_id, path.stem)
+                    files.remove(path)
+            if folder.is_dir():
+                files.fsync_folder(folder)
+        files.remove(record)
+
+
 def _mend(lake: Lake, run_id: str) -> None:
-    """Drop markers that can't be read, and those of blocks whose parts are missing or short."""
+    """Drop markers that can't be read, and those of blocks that are damaged or were made of a changed shard."""
+    _drop_distrusted(lake, run_id)
     for block_id in lake.done_blocks(run_id):
         if not _block_intact(lake, run_id, block_id):
             log.warning("run %s: block %s is damaged and is computed again", run_id, block_id)
@@ -139,6 +161,8 @@ def _check_manifest(lake: Lake, manifest: RunManifest) -> None:
         raise LakeError(f"{where}: the run was not begun.", "Start it with `jacobian run`.")
     _check_same(lake.request_path(manifest.run_id), request.identity, RunRequest(
         run_id=manifest.run_id, identity=manifest.identity, config=manifest.config))  # fmt: skip
+    if changed := files.list_folder(lake.distrusted_folder(manifest.run_id)):
+        raise LakeError(f"{where}: shard {changed[0].name} was changed while it was read.", _AGAIN)
     named, done = _data(manifest.blocks), _data(lake.markers(manifest.run_id))
     if named != done or len(named) != len(manifest.blocks):
         differing = sorted(block for block in {*named, *done} if named.get(block) != done.get(block))
@@ -172,7 +196,7 @@ def temporary_files(lake: Lake, run_id: str) -> list[Path]:
     """Every temporary file of the run, of live processes too."""
     work = lake.work_folder(run_id)
     folders = [lake.part_path(table, run_id, "x").parent for table in TABLES]
-    folders += [work, work / "staged", work / "done", lake.report_folder(run_id)]
+    folders += [work, work / "staged", work / "done", lake.distrusted_folder(run_id), lake.report_folder(run_id)]
     found = [path for folder in folders for path in files.list_folder(folder) if files.is_temporary(path)]
     manifest = lake.manifest_path(run_id)
     return found + [

@@ -17,8 +17,8 @@ import pyarrow as pa
 
 from jacobian_core.config import CorpusConfig
 from jacobian_core.contracts import ROW_BITS
-from jacobian_core.corpus import Shard, one_line, open_shard
-from jacobian_core.errors import CorpusError
+from jacobian_core.corpus import HashedReader, Shard, is_changed, one_line, open_shard
+from jacobian_core.errors import ChangedShardError, CorpusError
 
 Reason = Literal["broken", "empty", "one_token", "too_long"]
 _READ_BYTES = 1 << 12  # no slower than larger ones; what a damaged stream can lose before its damage
@@ -74,23 +74,30 @@ def read_documents(shard: Shard, config: CorpusConfig, start_row: int = 0) -> It
     """Every row of a shard from `start_row` on, in order, as a document or as skipped.
 
     Raises CorpusError, naming shard and row, where the file itself is damaged or can't be read, where a Parquet shard
-    has no such text column, and at a row beyond what ids can count.
+    has no such text column, and at a row beyond what ids can count. Lines are hashed as they are read, for no format's
+    checksum notices all damage: ChangedShardError at the end where their bytes are not those of the shard's digest.
     """
-    row = start_row
+    row, in_lines = start_row, not shard.name.endswith(".parquet")
     try:
         with open_shard(shard) as file:
-            for item in _rows(shard, file, config, start_row):
+            reader = HashedReader(file)
+            for item in _rows(shard, cast(IO[bytes], reader) if in_lines else file, config, start_row):
                 if item.row >> ROW_BITS:
                     raise CorpusError(
                         f"shard {shard.name} has more than {1 << ROW_BITS} rows.", "Split it into smaller shards."
                     )
                 yield item
                 row = item.row + 1
+            if in_lines and not reader.is_whole(shard):
+                raise ChangedShardError(f"shard {shard.name} is not the file that the run began with.", _CHANGED)
     except (OSError, pa.ArrowException) as error:
-        raise CorpusError(
-            f"shard {shard.name} can't be read beyond row {row}: {one_line(error)}.",
-            "Finished blocks are kept. Fetch or repair the file, then run again.",
-        ) from error
+        problem = f"shard {shard.name} can't be read beyond row {row}: {one_line(error)}."
+        if is_changed(shard):
+            raise ChangedShardError(problem, _CHANGED) from error
+        raise CorpusError(problem, "Finished blocks are kept. Fetch or repair the file, then run again.") from error
+
+
+_CHANGED = "It was changed while it was read. Restore it and run again: what was made of it is computed anew."
 
 
 def _rows(shard: Shard, file: IO[bytes], config: CorpusConfig, start_row: int) -> Iterator[Document | Skipped]:

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING
 
 from jacobian_core.blocks import TokenBlock
 from jacobian_core.corpus import Shard
-from jacobian_core.errors import CorpusError
+from jacobian_core.errors import ChangedShardError, CorpusError
 from jacobian_core.groups import needs_staged
 from jacobian_core.lake import Lake
 from jacobian_core.pipeline import BlockRef, StagedBatch
+from jacobian_core.runs import distrust_shard
 from jacobian_core.shards import SkipCounts
 from jacobian_core.staging import save_block
 from jacobian_core.tokenizer import load_tokenizer
@@ -54,7 +55,9 @@ def next_blocks(run: RunRef, shard: Shard, cursor: Cursor, budget: int | None, m
                 block, cursor, skips = next(blocks)
             except StopIteration as end:
                 return _batch(staged, None, skipped + end.value)
-            except CorpusError:
+            except CorpusError as error:
+                if isinstance(error, ChangedShardError):
+                    distrust_shard(lake, run.run_id, shard.index)
                 if not staged:
                     raise
                 # What is whole is computed first: the next call, from this cursor, meets the damage again.

@@ -40,7 +40,7 @@ def is_read_again(harness: Harness, configure: Configure, mini: Path, place: Pat
     DAMAGES[damage](shard, draw)
     attempt.resume()
     said = failure(attempt.end())
-    assert said.kind == "CorpusError"
+    assert said.kind == "ChangedShardError"
     assert "shard 01.jsonl.zst" in said.message
     assert Lake.open(place / "lake").manifest(ours.run_id) is None
     shard.write_bytes((mini / "corpus" / shard.name).read_bytes())
