@@ -57,9 +57,15 @@ class BlockMarker(Record):
     totals: Totals
     seconds: dict[str, float] = Field(default_factory=dict)
 
+    @property
+    def compacted(self) -> bool:
+        """Whether its rows are in parts that hold several blocks; the run's manifest then names them."""
+        return not self.parts
+
     def same_data(self, other: BlockMarker) -> bool:
-        """Whether both name the same bytes; the seconds they took may differ."""
-        return self.parts == other.parts and self.totals == other.totals
+        """Whether both name the same bytes (of a compacted block: have the same sums); their seconds may differ."""
+        same_parts = self.compacted or other.compacted or self.parts == other.parts
+        return same_parts and self.totals == other.totals
 
 
 class RunRequest(Record):
@@ -72,7 +78,10 @@ class RunRequest(Record):
 
 
 class RunManifest(Record):
-    """A finished run. Its files are exactly those that `blocks` and `parts` name."""
+    """A finished run. Its files are exactly those that `blocks` and `parts` name.
+
+    In a compacted run (`compact.py`) `parts` names the files of every table, and `blocks` none.
+    """
 
     run_id: RunId
     schema_version: int = SCHEMA_VERSION
@@ -84,7 +93,7 @@ class RunManifest(Record):
     quality: dict[str, JsonValue]
     corpus: dict[str, JsonValue]
     blocks: list[BlockMarker]
-    parts: dict[str, list[PartInfo]] = Field(default_factory=dict, description="run-level tables, such as pair_stats")
+    parts: dict[str, list[PartInfo]] = Field(default_factory=dict, description="parts of pair_stats, and merged ones")
     totals: Totals
     seconds: dict[str, float]
     created_utc: AwareDatetime

@@ -126,7 +126,7 @@ def _keep(lake: Lake, existing: BlockMarker, marker: BlockMarker, parts: Sequenc
         problem = f"run {marker.run_id}: block {marker.block_id} is published already, with other {differing[0]}."
         remedy = "Let all workers use the same versions and the same kind of device; the published block stands."
         raise LakeError(problem, remedy)
-    if not intact(lake, existing.parts.values()):
+    if not existing.compacted and not intact(lake, existing.parts.values()):
         _rename(parts)
 
 

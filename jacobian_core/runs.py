@@ -15,7 +15,7 @@ from pydantic import JsonValue
 
 from jacobian_core import files
 from jacobian_core.blocks import make_block_id
-from jacobian_core.contracts import TABLES
+from jacobian_core.contracts import BLOCK_TABLES, TABLES
 from jacobian_core.errors import LakeError
 from jacobian_core.lake import Lake
 from jacobian_core.manifest import BlockMarker, RunManifest, RunRequest, to_json
@@ -83,7 +83,7 @@ def _reopen(lake: Lake, manifest: RunManifest) -> None:
     request = RunRequest(run_id=run_id, identity=manifest.identity, config=manifest.config)
     files.write_atomic(lake.request_path(run_id), to_json(request))
     for block in manifest.blocks:
-        if intact(lake, block.parts.values()):
+        if not block.compacted and intact(lake, block.parts.values()):
             files.write_atomic(lake.marker_path(run_id, block.block_id), to_json(block))
     files.remove(lake.manifest_path(run_id))
     files.fsync_folder(lake.manifest_path(run_id).parent)
@@ -146,7 +146,18 @@ def publish_run(lake: Lake, manifest: RunManifest) -> None:
 
 
 def _same_run(one: RunManifest, other: RunManifest) -> bool:
-    return one.identity == other.identity and _data(one.blocks) == _data(other.blocks) and one.parts == other.parts
+    """Whether both hold the same rows; where one was compacted, as far as its totals tell."""
+    mine, theirs = ({block.block_id: block for block in run.blocks} for run in (one, other))
+    return (
+        one.identity == other.identity
+        and mine.keys() == theirs.keys()
+        and all(block.same_data(theirs[block_id]) for block_id, block in mine.items())
+        and _run_level(one) == _run_level(other)
+    )
+
+
+def _run_level(manifest: RunManifest) -> dict[str, object]:
+    return {table: parts for table, parts in manifest.parts.items() if table not in BLOCK_TABLES}
 
 
 def _data(blocks: list[BlockMarker]) -> dict[str, object]:

@@ -18,7 +18,7 @@ from jacobian_core.contracts import BLOCK_TABLES, TABLES, Table
 from jacobian_core.errors import LakeError
 from jacobian_core.lake import Lake
 from jacobian_core.manifest import BlockMarker, PartInfo, RunManifest, parts_by_table
-from jacobian_core.publish import TOTALLED_COLUMNS, merge_totals, row_problems, totals_of
+from jacobian_core.publish import ROWS_OF_TOTAL, TOTALLED_COLUMNS, merge_totals, row_problems, totals_of
 from jacobian_core.runs import temporary_files
 from jacobian_core.validate import Key, check_part, check_part_rows, open_part
 
@@ -86,7 +86,10 @@ def _verify_run(lake: Lake, run_id: str) -> list[Finding]:
         return check.findings
     blocks = manifest.blocks if manifest else _read_markers(check)
     for block in blocks:
-        _check_totals(check, block)
+        if not block.compacted:
+            _check_totals(check, block)
+    if manifest and any(block.compacted for block in blocks):
+        _check_compacted_totals(check, manifest)
     block_of = {part.path: block.block_id for block in blocks for part in block.parts.values()}
     named = parts_by_table(blocks, manifest.parts if manifest else None)
     for table, parts in named.items():
@@ -137,6 +140,35 @@ def _check_totals(check: _RunCheck, block: BlockMarker) -> None:
         if block.totals.get(name) != value:
             what = f"total {name} is recorded as {block.totals.get(name)}, its parts give {value}"
             check.add("error", where, what, _RESTORE)
+
+
+def _check_compacted_totals(check: _RunCheck, manifest: RunManifest) -> None:
+    """The merged parts hold every block's rows, in the blocks' order, and these give the blocks' totals."""
+    lake, named = check.lake, manifest.all_parts()
+    for total, table in ROWS_OF_TOTAL.items():
+        rows = sum(part.rows for part in named.get(table, []))
+        if rows != manifest.totals.get(total):
+            what = f"total {total} is {manifest.totals.get(total)}, but {table} has {rows} rows"
+            check.add("error", lake.manifest_path(check.run_id), what, _RESTORE)
+    read = []
+    for part in named.get("tokens", []):
+        path = lake.root / part.path
+        try:
+            with open_part(path) as file, files.lake_errors(path, "read the file"):
+                read.append(file.read(columns=list(TOTALLED_COLUMNS)))
+        except (LakeError, KeyError, pa.ArrowException):
+            return  # `_check_table` says what is wrong with the part
+    if not read:
+        return
+    tokens, start = pa.concat_tables(read), 0
+    for block in manifest.blocks:
+        rows = int(block.totals.get("tokens", 0))
+        actual = totals_of(tokens.slice(start, rows), {})
+        start += rows
+        for name in TOTALLED_COLUMNS:
+            if block.totals.get(name) != actual[name]:
+                what = f"total {name} is recorded as {block.totals.get(name)}, its rows give {actual[name]}"
+                check.add("error", f"block {block.block_id}", what, _RESTORE)
 
 
 def _check_manifest_totals(check: _RunCheck, manifest: RunManifest) -> None:
