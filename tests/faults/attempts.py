@@ -100,13 +100,13 @@ class Runs:
 
     def start(
         self, config: RunConfig, place: Path, trap: tuple[str, int] | None = None, fault: Fault | None = None,
-        environment: dict[str, str] | None = None,
+        environment: dict[str, str] | None = None, through_prefect: bool = False,
     ) -> Attempt:  # fmt: skip
         """Begin a run in `place` (its lake, cache and scratch are there) and return at once."""
         moved = config.model_copy(update={"lake": config.lake.model_copy(update={"root": str(place / "lake")})})
         order = Order(
             moved.model_dump_json(), str(place / "cache"), str(place / "scratch"), trap, fault,
-            tuple({**self.environment, **(environment or {})}.items()),
+            tuple({**self.environment, **(environment or {})}.items()), through_prefect,
         )  # fmt: skip
         now, computing = self._context.RawValue("i", -1), self._context.RawValue("i", 0)
         entered, entered_child = self._context.Pipe(duplex=False)

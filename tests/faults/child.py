@@ -15,7 +15,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from tests.faults.steps import Done, Marks, marked, whole_run
+from tests.faults.steps import Done, Marks, flow_run, marked, whole_run
 
 WARM_ROOT = "JACOBIAN_FAULTS_ROOT"
 """Environment variable: the folder of the miniature to run once when this module is imported."""
@@ -33,6 +33,7 @@ class Order:
     trap: tuple[str, int] | None = None
     fault: Fault | None = None
     environment: tuple[tuple[str, str], ...] = ()
+    through_prefect: bool = False
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,8 @@ def attempt(order: Order, now: Any, computing: Any, entered: Connection, answer:
     said: Done | Failed
     try:
         with _surroundings(order), marked(marks):
-            said = replace(whole_run(RunConfig.model_validate_json(order.config)), entered=marks.entered)
+            run = flow_run if order.through_prefect else whole_run
+            said = replace(run(RunConfig.model_validate_json(order.config)), entered=marks.entered)
     except JacobianFlowsError as error:
         said = Failed(type(error).__name__, str(error))
     except Exception as error:

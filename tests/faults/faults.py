@@ -31,6 +31,21 @@ def impatient(seconds: float) -> Iterator[None]:
 
 
 @contextmanager
+def slow_blocks(seconds: float) -> Iterator[None]:
+    """Each block takes so many seconds more."""
+    from jacobian_core import pipeline
+
+    compute_block = pipeline.compute_block
+
+    def slow(*arguments: Any) -> Any:
+        time.sleep(seconds)
+        return compute_block(*arguments)
+
+    with patch.object(pipeline, "compute_block", slow):
+        yield
+
+
+@contextmanager
 def small_files(limit: int) -> Iterator[None]:
     """No file may grow beyond `limit` bytes: the kernel refuses, as with a quota."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))

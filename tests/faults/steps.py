@@ -135,3 +135,10 @@ def _compute_all(run: Any) -> dict[str, int]:
             cursor = batch.next_cursor
             more = cursor is not None
     return dict(skipped)
+
+
+def flow_run(config: RunConfig) -> Done:
+    """The main flow, on the Prefect server that the environment names."""
+    from flows.run import jacobian_run
+
+    return Done(str(jacobian_run(config)), "flow")
