@@ -1,0 +1,41 @@
+"""The maintenance flow: merge the small parts of finished runs, and remove what nobody reads any more.
+
+It may run beside everything else; a run that can't be compacted fails the flow at its end, after the others.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, get_run_logger
+
+from flows import ui
+from flows.maintenance import compact_lake, sweep
+
+
+@flow(name="jacobian-compact", flow_run_name="compact", persist_result=False)
+def compact(lake: str = "lake", run_id: str | None = None, grace_seconds: float | None = None) -> Any:
+    """Compact a run (without one, every finished run of the lake), then sweep what earlier ones left.
+
+    Files that were merged stay for `grace_seconds` (default: an hour), since a reader may have listed them. Raises the
+    LakeError of the first run that can't be compacted.
+    """
+    from prefect.states import Completed
+
+    log = get_run_logger()
+    done, failures = compact_lake(Path(lake), run_id)
+    for failure in failures:
+        log.error("%s", failure)
+    swept = sweep(Path(lake), grace_seconds)
+    if done:
+        ui.leave_table(f"compaction of {Path(lake).name}", "compaction", [asdict(each) for each in done])
+    if failures:
+        raise failures[0]
+    merged = sum(each.done for each in done)
+    text = (
+        f"{merged} of {len(done)} runs merged; {swept.removed} old files removed, {swept.waiting} wait for their time"
+    )
+    log.info(text)
+    return Completed(message=text, data=merged)

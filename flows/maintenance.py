@@ -1,0 +1,70 @@
+"""Compaction, pruning and export of a lake: what the commands and the maintenance flow have in common."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from jacobian_core.compact import Compaction
+    from jacobian_core.errors import LakeError
+    from jacobian_core.export import Export
+    from jacobian_core.retention import Pruning, Sweep
+
+
+def compact_lake(lake: Path, run: str | None, part_rows: int | None = None) -> tuple[list[Compaction], list[LakeError]]:
+    """Compact one run, or every finished one, and refresh the warehouse; returns what was done and what failed.
+
+    With `run`, its LakeError is raised; else one run's failure does not keep back the others.
+    """
+    from flows.results import choose_run
+    from jacobian_core.compact import PART_ROWS, compact_run
+    from jacobian_core.errors import LakeError
+    from jacobian_core.lake import Lake
+    from jacobian_core.warehouse import build_warehouse
+
+    opened = Lake.open(lake)
+    rows = PART_ROWS if part_rows is None else part_rows
+    if run is not None:
+        done, failures = [compact_run(opened, choose_run(lake, run), rows)], list[LakeError]()
+    else:
+        done, failures = [], []
+        for run_id in opened.runs():
+            if not opened.manifest_path(run_id).is_file():
+                continue  # a run in progress is compacted when it is finished
+            try:
+                done.append(compact_run(opened, run_id, rows))
+            except LakeError as error:
+                failures.append(error)
+    if any(each.done for each in done):
+        build_warehouse(opened)
+    return done, failures
+
+
+def sweep(lake: Path, grace_seconds: float | None = None) -> Sweep:
+    """Remove what has been replaced or pruned for long enough."""
+    from jacobian_core.lake import Lake
+    from jacobian_core.retention import GRACE_SECONDS, sweep_lake
+
+    return sweep_lake(Lake.open(lake), GRACE_SECONDS if grace_seconds is None else grace_seconds)
+
+
+def prune_lake(lake: Path, keep: int | None, runs: list[str], really: bool) -> Pruning:
+    """Take runs out of a lake, or say which; ConfigError where nothing says which."""
+    from flows.results import choose_run
+    from jacobian_core.errors import ConfigError
+    from jacobian_core.lake import Lake
+    from jacobian_core.retention import prune
+
+    if keep is None and not runs:
+        raise ConfigError("prune needs --keep or --run.", "--keep 3 keeps the newest three runs of each name.")
+    return prune(Lake.open(lake), keep, [choose_run(lake, run) for run in runs], dry_run=not really)
+
+
+def export(lake: Path, run: str, folder: Path) -> Export:
+    """Write a run as a folder of its own."""
+    from flows.results import choose_run
+    from jacobian_core.export import export_run
+    from jacobian_core.lake import Lake
+
+    return export_run(Lake.open(lake), choose_run(lake, run), folder)
