@@ -1,6 +1,7 @@
 # make run    the main job on the embedded demo: server, flow, lake, reports
 # make test   the whole test suite          make check  linters and types
-# make bench  quick benchmarks              make clean  remove what was made here
+# make serve  server, schedules and workers  make bench  quick benchmarks
+# make clean  remove what was made here
 
 PYTHON  ?= python3
 PROFILE ?= demo
@@ -11,10 +12,13 @@ PIP     := $(BIN)/python -m pip --disable-pip-version-check install -q -c constr
 
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: run test check bench clean
+.PHONY: run serve test check bench clean
 
 run: .venv/.runtime
 	$(BIN)/jacobian run --profile $(PROFILE) --lake $(LAKE) $(ARGS)
+
+serve: .venv/.runtime
+	$(BIN)/jacobian serve --profile $(PROFILE) --lake $(LAKE) $(ARGS)
 
 test: .venv/.dev
 	$(BIN)/python -m pytest $(ARGS)
