@@ -156,7 +156,7 @@ class AllInputsConfig(Group):
 
 
 class QualityConfig(Group):
-    """When a pair is refused because it does not explain the activations."""
+    """When a pair is refused because it does not explain the activations, and what is checked before publication."""
 
     fvu_tokens: int = Field(default=2048, ge=2, description="analysed tokens on which FVU is measured before a run")
     max_fvu_in: float = Field(
@@ -164,6 +164,25 @@ class QualityConfig(Group):
     )
     max_fvu_out: float = Field(
         default=0.7, gt=0, description="refuse a pair whose output SAE leaves more variance unexplained than this"
+    )
+    checks_max_entries: int = Field(
+        default=500_000_000,
+        ge=0,
+        description="run the checks of sql/checks before a run of at most this many stored entries is published; one "
+        "that fails stops it; 0: leave them to `jacobian verify`",
+    )
+    drift_deviations: float | None = Field(
+        default=8.0,
+        gt=0,
+        description="warn of a block whose mean |J|, active latents per token or tokens per document is this many "
+        "robust deviations from the run's median; null: never",
+    )
+    drift_blocks: int = Field(default=16, ge=3, description="blocks that must be known before one is called unusual")
+    drift_ratio: float | None = Field(
+        default=1.5,
+        gt=1,
+        description="warn of a run whose FVU, dead latents or one of these figures differs by this factor from earlier "
+        "runs of the same pair, model and settings; null: never",
     )
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from jacobian_core import files, publish, runs
 from jacobian_core.errors import LakeError, QueryError
+from jacobian_core.gate import gated
 from jacobian_core.lake import Lake
 from jacobian_core.manifest import BlockMarker, RunManifest
 from jacobian_core.parts import PreparedPart
@@ -51,7 +52,7 @@ def _published(lake: Lake, run: RunRef, skipped: Mapping[str, int]) -> RunManife
         return manifest
     parts = [publish.publish_part(lake, part) for part in prepared]
     blocks, identity = lake.markers(run.run_id), request.identity
-    return RunManifest(
+    manifest = RunManifest(
         run_id=run.run_id,
         identity=identity,
         config=run.config.model_dump(mode="json"),
@@ -66,6 +67,7 @@ def _published(lake: Lake, run: RunRef, skipped: Mapping[str, int]) -> RunManife
         seconds={**_merge_seconds(blocks), "aggregate": time.perf_counter() - started},
         created_utc=datetime.now(UTC),
     )
+    return gated(lake, manifest, run.config)
 
 
 def _aggregated(lake: Lake, run: RunRef) -> list[PreparedPart]:

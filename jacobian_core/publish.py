@@ -96,7 +96,7 @@ def _check_whole(marker: BlockMarker, parts: Sequence[PreparedPart]) -> None:
     missing = [table for table in BLOCK_TABLES if table not in marker.parts]
     if missing or len(parts) != len(marker.parts):
         raise LakeError(f"{where}: needs one part of each table, and has none of {missing} or several.", _OUR_FAULT)
-    if problems := row_problems(marker):
+    if problems := row_problems(marker) + total_problems(marker.totals):
         raise LakeError(f"{where}: {problems[0]}.", _OUR_FAULT)
 
 
@@ -110,6 +110,15 @@ def row_problems(marker: BlockMarker) -> list[str]:
         for total, table in ROWS_OF_TOTAL.items()
         if table in marker.parts and marker.totals.get(total) != marker.parts[table].rows
     ]
+
+
+def total_problems(totals: Totals) -> list[str]:
+    """What can't be, whatever the text: sums that are not finite or negative, more stored than there was."""
+    problems = [f"total {name} is {value}" for name, value in totals.items() if not 0 <= value < math.inf]
+    for stored, total in (("entries_stored", "entries_total"), ("abs_sum_stored", "abs_sum_total")):
+        if totals.get(stored, 0) > totals.get(total, 0) * (1 + 1e-9):
+            problems.append(f"total {stored} is {totals[stored]}, more than {total} = {totals.get(total)}")
+    return problems
 
 
 def published_block(lake: Lake, manifest: RunManifest | None, run_id: str, block_id: str) -> BlockMarker | None:

@@ -51,7 +51,18 @@ def connect(
     not COPY over a part is `reports.run_sql`'s business. Raises LakeError where a part is missing or breaks its
     contract, and QueryError for an unknown run or a bad memory limit.
     """
-    states = _states(lake, runs)
+    return connect_states(lake, _states(lake, runs), memory, threads, read_only, temporary_folder)
+
+
+def connect_states(
+    lake: Lake,
+    states: list[RunSnapshot],
+    memory: str = "4GB",
+    threads: int | None = None,
+    read_only: bool = True,
+    temporary_folder: Path | None = None,
+) -> duckdb.DuckDBPyConnection:
+    """As `connect`, over runs as they are given: one that is about to be published can be looked at before it is."""
     _check_parts(lake, states)
     connection = _open(":memory:", memory, threads)
     try:
