@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 from jacobian_core.config import CorpusConfig, ModelConfig
-from jacobian_core.corpus import Shard, list_shards, open_shard
+from jacobian_core.corpus import Shard, list_shards, one_line, open_shard
+from jacobian_core.errors import CorpusError
 from jacobian_core.shards import Document, read_documents
 from jacobian_core.tokenizer import load_tokenizer
 
 _SAMPLE_BYTES = 2 << 20
+_READ_BYTES = 8 << 10
+_SAMPLE_TEXT_BYTES = 6 << 20
+"""What that many bytes of compressed text usually hold."""
 _SAMPLE_ROWS = 2_000
 
 
@@ -46,15 +51,27 @@ def _rows_and_bytes(shard: Shard) -> tuple[int, float]:
             rows = pq.ParquetFile(file).metadata.num_rows
             taken = min(rows, _SAMPLE_ROWS)
             return taken, (shard.size_bytes or 0) * taken / max(1, rows)
-        raw = file.read(_SAMPLE_BYTES)
-    if shard.name.endswith(".zst"):
+        if not shard.name.endswith(".zst"):
+            return _rows_and_end(file.read(_SAMPLE_BYTES))
         import zstandard
 
-        text = zstandard.ZstdDecompressor().decompressobj(read_across_frames=True).decompress(raw)
-    else:
-        text = raw
+        source: Any = file
+        stream = zstandard.ZstdDecompressor().stream_reader(
+            source, read_size=_READ_BYTES, read_across_frames=True, closefd=False
+        )
+        try:
+            text = stream.read(_SAMPLE_TEXT_BYTES)  # bounded by what comes out: a few bytes can hold gigabytes
+        except zstandard.ZstdError as error:
+            raise CorpusError(f"shard {shard.name} can't be read: {one_line(error)}.", "Repair the file.") from error
+        raw_bytes = file.tell()
+    rows, end = _rows_and_end(text)
+    return rows, raw_bytes * end / max(1, len(text))
+
+
+def _rows_and_end(text: bytes) -> tuple[int, int]:
+    """How many of the first lines are whole, and where the last of them ends."""
     rows = min(text.count(b"\n"), _SAMPLE_ROWS)
     end = 0
     for _ in range(rows):
         end = text.index(b"\n", end) + 1
-    return rows, len(raw) * end / max(1, len(text))
+    return rows, end

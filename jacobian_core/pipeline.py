@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from jacobian_core.config import RunConfig
 from jacobian_core.corpus import Shard
+from jacobian_core.errors import LakeError
 from jacobian_core.lake import Lake
 from jacobian_core.tokens import Cursor
 
@@ -170,7 +171,12 @@ def check_quality(run: RunRef) -> QualityReport:
     fvu, mlp_error = measure_quality(run)
     report = QualityReport(fvu.fvu_in, fvu.fvu_out, fvu.tokens, mlp_error)
     refuse_bad_fit(fvu, run.config.quality, run.config.model.mlp_input)
-    write_atomic(Lake(Path(run.lake)).work_folder(run.run_id) / "quality.json", quality_json(report))
+    lake = Lake(Path(run.lake))
+    try:
+        write_atomic(lake.work_folder(run.run_id) / "quality.json", quality_json(report))
+    except LakeError:
+        if lake.manifest(run.run_id) is None:
+            raise  # otherwise another worker has published the run, and cleared its folder away
     return report
 
 
@@ -230,7 +236,12 @@ def accumulate_group(run: RunRef, group: GroupRef) -> float:
     """
     from jacobian_core import groups
 
-    return groups.accumulate_group(run, group.group_id, list(group.block_ids))
+    try:
+        return groups.accumulate_group(run, group.group_id, list(group.block_ids))
+    except LakeError:
+        if Lake(Path(run.lake)).manifest(run.run_id) is None:
+            raise
+        return 0.0  # another worker has published the run, and cleared away what this needs
 
 
 def publish_run(run: RunRef, skipped: dict[str, int]) -> RunSummary:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from jacobian_core.blocks import TokenBlock
 from jacobian_core.corpus import Shard
-from jacobian_core.errors import ChangedShardError, CorpusError
+from jacobian_core.errors import ChangedShardError, CorpusError, LakeError
 from jacobian_core.groups import needs_staged
 from jacobian_core.lake import Lake
 from jacobian_core.pipeline import BlockRef, StagedBatch
@@ -67,9 +67,17 @@ def next_blocks(run: RunRef, shard: Shard, cursor: Cursor, budget: int | None, m
             staged.append(BlockRef(block.block_id, block.analysed))
             budget = None if budget is None else budget - block.analysed
             if lake.marker(run.run_id, block.block_id) is None or needs_staged(run, block.block_id):
-                save_block(block, lake.staged_path(run.run_id, block.block_id))
+                _save(block, lake, run.run_id)
         _open[_place(run)] = _Open((run.run_id, shard.name, cursor, budget), blocks)
         return _batch(staged, cursor, skipped)
+
+
+def _save(block: TokenBlock, lake: Lake, run_id: str) -> None:
+    try:
+        save_block(block, lake.staged_path(run_id, block.block_id))
+    except LakeError:
+        if lake.manifest(run_id) is None:
+            raise  # otherwise another worker has published the run, and cleared its folder away
 
 
 def _place(run: RunRef) -> str:

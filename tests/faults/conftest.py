@@ -17,7 +17,7 @@ from tests.stand_ins.hub_server import ModelRepository, serve_models
 from tests.tiny import make_corpus, make_model, make_pair, tiny_config
 
 _BAD_ROWS = (b'{"text": "cut o', b'{"text": ""}', b'{"text": 7}')
-DOCUMENTS = 40
+DOCUMENTS = 28
 
 
 @pytest.fixture(scope="session")

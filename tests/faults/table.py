@@ -17,6 +17,8 @@ from tests.faults.attempts import Attempt, Runs
 from tests.faults.child import Done, Failed
 from tests.faults.compare import difference, leftovers, visible_problems
 
+_LATE_KILLS = 8
+
 
 @dataclass(frozen=True)
 class Tried:
@@ -64,13 +66,24 @@ class Harness:
         other.config = config
         return other
 
-    def start_until(self, place: Path, stage: str, draw: random.Random, **options: Any) -> Attempt:
-        """Start a run and come back at a random moment of the stage."""
+    def start_until(self, place: Path, stage: str, draw: random.Random, early: float = 1.0, **options: Any) -> Attempt:
+        """Start a run and come back at a random moment of the stage, or in the first `early` part of it."""
         trap, seconds = self.moment(stage, draw)
         attempt = self.runs.start(self.config, place, trap=trap, **options)
         assert attempt.wait_for_trap()
-        time.sleep(seconds)
+        time.sleep(seconds * early)
         return attempt
+
+    def kill_in(self, folder: Path, stage: str, draw: random.Random) -> tuple[Path, Attempt]:
+        """Kill a run at a random moment of a stage; returns its place. On a busy machine the kill may come too late:
+        then another run is killed, earlier.
+        """
+        for number in range(_LATE_KILLS):
+            place = folder / str(number)
+            attempt = self.start_until(place, stage, draw, early=0.5**number)
+            if attempt.kill() == stage:
+                return place, attempt
+        raise AssertionError(f"{_LATE_KILLS} kills came too late for {stage}")
 
     def run_again(self, place: Path, computed: int, name: str, **options: Any) -> Tried:
         """Start the same request again and compare; `computed` blocks were begun before."""

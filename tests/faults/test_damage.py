@@ -48,15 +48,22 @@ def is_repaired(harness: Harness, place: Path, table: str, damage: str, seed: in
     return harness.check(place, computed, f"part {damage}")
 
 
-@pytest.mark.parametrize("damage", ["truncated", "bit flipped", "removed"])
-@pytest.mark.parametrize("table", ["jacobian_entries", "pair_stats"])
+@pytest.mark.parametrize(
+    ("table", "damage"),
+    [
+        ("jacobian_entries", "truncated"),
+        ("tokens", "bit flipped"),
+        ("latents", "removed"),
+        ("pair_stats", "bit flipped"),
+    ],
+)
 def test_a_damaged_part(harness: Harness, tmp_path: Path, table: str, damage: str, tried: Note) -> None:
     tried(is_repaired(harness, tmp_path, table, damage, 0))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("damage", ["truncated", "bit flipped"])
-@pytest.mark.parametrize("table", ["tokens", "documents", "latents", "interventions", "jacobian_entries"])
+@pytest.mark.parametrize("table", ["tokens", "documents", "latents", "interventions", "jacobian_entries", "pair_stats"])
 @pytest.mark.parametrize("seed", range(100, 102))
 def test_damaged_parts_for_long(
     harness: Harness, tmp_path: Path, table: str, damage: str, seed: int, tried: Note
@@ -64,7 +71,7 @@ def test_damaged_parts_for_long(
     tried(is_repaired(harness, tmp_path, table, damage, seed))
 
 
-@pytest.mark.parametrize("record", ["done/*.json", "staged/*.arrow", "quality.json"])
+@pytest.mark.parametrize("record", ["done/*.json", "staged/*.arrow"])
 def test_a_damaged_record_of_a_run_in_progress(harness: Harness, tmp_path: Path, record: str, tried: Note) -> None:
     attempt = harness.runs.start(harness.config, tmp_path, trap=("compute", 2))
     assert attempt.wait_for_trap()
@@ -78,11 +85,10 @@ def test_a_damaged_record_of_a_run_in_progress(harness: Harness, tmp_path: Path,
     tried(harness.check(tmp_path, recomputed, "record of a run in progress truncated"))
 
 
-@pytest.mark.parametrize("damage", [truncate, lambda path, _: path.write_bytes(b"")])
-def test_a_damaged_manifest(harness: Harness, tmp_path: Path, damage: Callable[..., None], tried: Note) -> None:
+def test_a_damaged_manifest(harness: Harness, tmp_path: Path, tried: Note) -> None:
     harness.runs.copy(harness.lake, tmp_path / "lake")
     manifest = tmp_path / "lake" / "runs" / f"{harness.run_id}.json"
-    damage(manifest, random.Random("manifest"))
+    truncate(manifest, random.Random("manifest"))
     assert [finding.path for finding in errors_of(tmp_path / "lake")] == [f"runs/{harness.run_id}.json"]
     said, none = harness.runs.run(harness.config, tmp_path)
     assert "remove it and start the run again" in failure(said).message

@@ -16,7 +16,8 @@ from tests.faults.table import Harness, Tried, failure
 from tests.lake.builders import temporaries
 
 Note = Callable[[Tried], None]
-_STEPS = 150
+_PAGE = 4096
+_STEPS = 80
 """Fewer than the durable steps of a run."""
 
 
@@ -43,12 +44,15 @@ def test_a_file_that_can_not_grow(harness: Harness, tmp_path: Path, tried: Note)
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A place whose lake is a file system of its own, with room for a part of a run."""
+def small_disk(harness: Harness, tmp_path: Path) -> Iterator[Path]:
+    """A place whose lake is a file system of its own, with room for half of a run."""
     folder = tmp_path / "lake"
     folder.mkdir()
+    pages = sum(-(-path.stat().st_size // _PAGE) for path in harness.lake.rglob("*") if path.is_file())
     mount = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=700k", "tmpfs", str(folder)], capture_output=True, check=False
+        ["mount", "-t", "tmpfs", "-o", f"size={pages // 2 * _PAGE}", "tmpfs", str(folder)],
+        capture_output=True,
+        check=False,
     )
     if mount.returncode:
         pytest.skip("this user may not mount a small file system")

@@ -16,11 +16,10 @@ LONG = {"fetch": 5, "tokenise": 5, "compute": 6, "write": 6, "publish block": 8,
 LONG_ALL_INPUTS = {"tokenise": 2, "accumulate": 6, "publish run": 4}
 
 
-def kill_and_go_on(harness: Harness, place: Path, stage: str, seed: int) -> Tried:
-    """Kill a run at a random moment of a stage, start it again, and compare; the moment may come a little late."""
-    attempt = harness.start_until(place, stage, random.Random(f"{stage} {seed}"))
-    hit = attempt.kill()
-    return harness.run_again(place, attempt.computing.value, f"SIGKILL in {hit}" if hit else "SIGKILL between stages")
+def kill_and_go_on(harness: Harness, folder: Path, stage: str, seed: int) -> Tried:
+    """Kill a run at a random moment of a stage, start it again, and compare."""
+    place, attempt = harness.kill_in(folder, stage, random.Random(f"{stage} {seed}"))
+    return harness.run_again(place, attempt.computing.value, f"SIGKILL in {stage}")
 
 
 def trials(counts: dict[str, int], first: int = 0) -> list[tuple[str, int]]:

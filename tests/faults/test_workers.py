@@ -48,3 +48,27 @@ def test_a_worker_that_wakes_when_another_has_done_its_work(
     harness: Harness, tmp_path: Path, stage: str, tried: Note
 ) -> None:
     tried(sleeps_and_wakes(harness, tmp_path, stage, 0))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["tokenise", "compute", "write", "publish block", "publish run"])
+@pytest.mark.parametrize("seed", range(100, 105))
+def test_a_worker_that_wakes_for_long(harness: Harness, tmp_path: Path, stage: str, seed: int, tried: Note) -> None:
+    tried(sleeps_and_wakes(harness, tmp_path, stage, seed))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["tokenise", "accumulate", "publish run"])
+@pytest.mark.parametrize("seed", range(100, 103))
+def test_a_summing_worker_that_wakes(
+    all_inputs_harness: Harness, tmp_path: Path, stage: str, seed: int, tried: Note
+) -> None:
+    tried(sleeps_and_wakes(all_inputs_harness, tmp_path, stage, seed))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(100, 104))
+def test_two_workers_for_long(
+    harness: Harness, all_inputs_harness: Harness, tmp_path: Path, seed: int, tried: Note
+) -> None:
+    test_two_workers_on_the_same_blocks((harness, all_inputs_harness)[seed % 2], tmp_path, tried)
