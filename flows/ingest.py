@@ -6,6 +6,7 @@ one continues. A shard that can't be read fails its firing, but does not keep ba
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from prefect import flow, get_run_logger, task
@@ -28,8 +29,6 @@ _UNREADABLE = 3
 @task(name="look", task_run_name="look", persist_result=False, cache_policy=NO_CACHE)
 def look(config: RunConfig, artifact: ArtifactRef, shards_at_once: int) -> IngestPlan:
     """Which shards the lake lacks."""
-    from pathlib import Path
-
     from jacobian_core.ingest import plan_ingest
     from jacobian_core.request import describe_request
 
@@ -37,7 +36,13 @@ def look(config: RunConfig, artifact: ArtifactRef, shards_at_once: int) -> Inges
     return plan_ingest(config, wanted, shards_at_once)
 
 
-@flow(name="jacobian-ingest", flow_run_name="ingest {profile}", persist_result=False)
+def _run_name() -> str:
+    from prefect.runtime import flow_run
+
+    return f"ingest {Path(flow_run.parameters['profile']).stem}"
+
+
+@flow(name="jacobian-ingest", flow_run_name=_run_name, persist_result=False)
 def ingest(
     profile: str = "demo",
     lake: str = "lake",
