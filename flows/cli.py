@@ -8,18 +8,21 @@ from typing import NoReturn
 
 import typer
 
-from flows import cli_config, cli_data, cli_deploy, cli_maintain, cli_run, cli_server, cli_train
+from flows import cli_config, cli_data, cli_deploy, cli_maintain, cli_run, cli_server, cli_train, json_log
 from flows.cli_options import DEBUG
-from flows.output import note, show_warnings, write_error_log
+from flows.output import note, show_warnings, traceback_text, write_error_log
 from jacobian_core.errors import JacobianFlowsError
+from jacobian_core.redact import redact
 
 INTERRUPTED = 130
 _BROKEN_PIPE = 141
+_ANYWHERE = {"--debug": DEBUG, "--log-json": json_log.ENVIRONMENT}
 
 app = typer.Typer(
     name="jacobian",
     help="Sparse Jacobians between SAE latents, from text to a lake of Parquet tables and SQL reports.",
-    epilog="Begin with: jacobian run. Any command takes --debug, which shows tracebacks and all logs.",
+    epilog="Begin with: jacobian run. Any command takes --debug, which shows tracebacks and all logs, "
+    "and --log-json, which writes logs as JSON lines.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -32,12 +35,12 @@ for _module in (cli_run, cli_data, cli_maintain, cli_deploy, cli_server, cli_con
 
 def main() -> NoReturn:
     """Run the command line; every failure becomes one line on stderr and an exit code."""
-    arguments = [a for a in sys.argv[1:] if a != "--debug"]
-    if len(arguments) < len(sys.argv[1:]):  # wherever it stands: no command has to know of it
-        os.environ[DEBUG] = "1"
+    arguments = [a for a in sys.argv[1:] if a not in _ANYWHERE]
+    for option in _ANYWHERE.keys() & set(sys.argv[1:]):  # wherever it stands: no command has to know of it
+        os.environ[_ANYWHERE[option]] = "1"
     # OpenMP's idle threads spin by default, which on a machine shared with others slows torch down several times.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    show_warnings()
+    json_log.install() if json_log.wanted() else show_warnings()
     try:
         code = app(arguments, standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
@@ -58,8 +61,9 @@ def main() -> NoReturn:
 
 def _fail(message: str, code: int, error: BaseException) -> NoReturn:
     if os.environ.get(DEBUG):
-        raise error
-    note("error: " + " ".join(message.split()))
+        note(traceback_text(error).rstrip(), "error")
+    else:
+        note("error: " + redact(message), "error")
     sys.exit(code)
 
 

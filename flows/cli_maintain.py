@@ -40,7 +40,7 @@ def compact(
     from flows.progress import short
 
     done, failures = compact_lake(lake, run, rows)
-    swept = sweep(lake, grace)
+    swept = None if failures else sweep(lake, grace)  # in a damaged lake, old files may be wanted
     if json:
         say_json({"runs": done, "failed": [str(error) for error in failures], "swept": swept})
     else:
@@ -49,9 +49,10 @@ def compact(
              "before": short(each.bytes_before, "B"), "after": short(each.bytes_after, "B")}
             for each in done
         ])  # fmt: skip
-        say(_swept(swept.removed, swept.waiting, swept.waiting_bytes))
+        if swept is not None:
+            say(_swept(swept.removed, swept.waiting, swept.waiting_bytes))
     for error in failures[1:]:
-        note(f"error: {error}")
+        note(f"error: {error}", "error")
     if failures:
         raise failures[0]
 

@@ -160,8 +160,11 @@ def _run_flow(flow: Callable[[], str]) -> str:
 
 
 def _listener() -> Any:
+    from flows import json_log
     from flows.progress import LiveLine, PlainLines
 
+    if json_log.wanted():
+        return json_log.JsonLines(sys.stderr)
     return LiveLine() if sys.stderr.isatty() else PlainLines(sys.stderr)
 
 

@@ -28,11 +28,11 @@ def compact(lake: str = "lake", run_id: str | None = None, grace_seconds: float 
     done, failures = compact_lake(Path(lake), run_id)
     for failure in failures:
         log.error("%s", failure)
-    swept = sweep(Path(lake), grace_seconds)
     if done:
         ui.leave_table(f"compaction of {Path(lake).name}", "compaction", [asdict(each) for each in done])
     if failures:
-        raise failures[0]
+        raise failures[0]  # and nothing is swept: in a damaged lake, old files may be wanted
+    swept = sweep(Path(lake), grace_seconds)
     merged = sum(each.done for each in done)
     text = (
         f"{merged} of {len(done)} runs merged; {swept.removed} old files removed, {swept.waiting} wait for their time"

@@ -15,6 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from flows import json_log
+from flows.printable import printable, printable_json
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -23,12 +26,14 @@ LOG_FILES_KEPT = 20
 
 def say(text: str) -> None:
     """A line of a command's result."""
-    typer.echo(text)
+    typer.echo(printable(text))
 
 
-def note(text: str) -> None:
-    """A line for the reader that is no part of the result."""
-    typer.echo(text, err=True)
+def note(text: str, level: str = "info") -> None:
+    """A line for the reader that is no part of the result; a JSON line where logs are wanted as such."""
+    if json_log.wanted():
+        text = json_log.json_line(level, "jacobian", text)
+    typer.echo(printable(text), err=True)
 
 
 class WarningNotes(logging.Handler):
@@ -49,7 +54,7 @@ def show_warnings() -> None:
 
 def say_json(value: Any) -> None:
     """A result for programs: one JSON document on stdout."""
-    typer.echo(json.dumps(plain(value), indent=2, ensure_ascii=False, default=str))
+    typer.echo(printable_json(json.dumps(plain(value), indent=2, ensure_ascii=False, default=str)))
 
 
 def plain(value: Any) -> Any:
@@ -88,17 +93,24 @@ def say_table(title: str, rows: Sequence[Mapping[str, object]]) -> None:
     for name, value in rows[0].items():
         table.add_column(name, justify="right" if isinstance(value, (int, float)) else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(Text(figure(value)) for value in row.values()))
+        table.add_row(*(Text(printable(figure(value))) for value in row.values()))
     return console().print(table)
 
 
+def traceback_text(error: BaseException) -> str:
+    """The traceback without secrets: a library may put an address with credentials into its message."""
+    from jacobian_core.redact import hide_secrets
+
+    return hide_secrets("".join(traceback.format_exception(error)))
+
+
 def write_error_log(error: BaseException) -> Path | None:
-    """The traceback in a file of the user's state folder; None if that can't be written."""
+    """The traceback, without secrets, in a file of the user's state folder; None if that can't be written."""
     base = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "jacobian-flows"
     path = base / f"error-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
     try:
         base.mkdir(parents=True, exist_ok=True)
-        path.write_text("".join(traceback.format_exception(error)))
+        path.write_text(traceback_text(error))
         for old in sorted(base.glob("error-*.log"))[:-LOG_FILES_KEPT]:
             old.unlink(missing_ok=True)
     except OSError:

@@ -216,12 +216,15 @@ def _provenance(lake: Path, run_id: str) -> dict[str, object]:
         "model": manifest.model.get("name"),
         "layer": manifest.model.get("layer"),
         **{key: value for key, value in manifest.quality.items() if isinstance(value, (int, float))},
+        "checks": manifest.quality.get("checks"),
+        "drift": manifest.quality.get("drift"),
     }
     return run_facts(lake, run_id) | sources | seconds | {f"version: {k}": v for k, v in manifest.versions.items()}
 
 
 def run_facts(lake: Path, run_id: str) -> dict[str, object]:
     """A finished run's figures and places, for the end of a command's output."""
+    from jacobian_core.cost import cost_facts
     from jacobian_core.lake import Lake
 
     manifest = Lake.open(lake).manifest(run_id)
@@ -232,6 +235,7 @@ def run_facts(lake: Path, run_id: str) -> dict[str, object]:
         "tokens": int(totals.get("tokens", 0)),
         "entries_stored": int(totals.get("entries_stored", 0)),
         "bytes": stored,
+        **(cost_facts(manifest) if manifest is not None else {}),
         "lake": str(lake),
         "reports": str(lake / "reports" / run_id),
         "report_page": str(lake / "reports" / run_id / "report.html"),

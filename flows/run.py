@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any
 from prefect import flow
 from prefect.futures import PrefectFuture
 
-from flows import runners, ui
+from flows import json_log, runners, ui
+from flows.drift import BlockWatch, leave_recorded
 from flows.progress import Meter
 from flows.results import quality_note, run_note, skipped_note
 from flows.steps import accumulate, compute, fetch, open_groups, publish, quality, report, resolve, stage
+from flows.wandb_log import wandb_listeners
 from jacobian_core.config import RunConfig
 
 if TYPE_CHECKING:
@@ -40,7 +42,7 @@ def jacobian_run(config: RunConfig) -> str:
 
 def whole_run(config: RunConfig, compute_all: Callable[[RunRef, Meter], dict[str, int]]) -> str:
     """Every step of a run; `compute_all` stages and computes the blocks, and returns what was skipped and why."""
-    meter, complete = Meter(ui.UiProgress()), False
+    meter, complete = Meter(ui.UiProgress(), *json_log.listeners(), *wandb_listeners(config)), False
     try:
         artifact = fetch(config)
         run = resolve(config, artifact)
@@ -53,6 +55,7 @@ def whole_run(config: RunConfig, compute_all: Callable[[RunRef, Meter], dict[str
             for group in open_groups(run):
                 accumulate(run, group)
             publish(run, skipped)
+            leave_recorded(run)
         report(run)
         complete = True
         return str(run.run_id)
@@ -65,7 +68,7 @@ def _compute_all(run: RunRef, meter: Meter) -> dict[str, int]:
     skipped: Counter[str] = Counter()
     in_flight: deque[PrefectFuture[Any]] = deque()
     failures: list[Exception] = []
-    at_once = runners.in_flight()
+    at_once, watch = runners.in_flight(), BlockWatch(run, meter)
 
     def collect(limit: int) -> None:
         while len(in_flight) > limit:
@@ -75,6 +78,7 @@ def _compute_all(run: RunRef, meter: Meter) -> dict[str, int]:
                 failures.append(error)
             else:
                 meter.add(done.tokens, done.entries_stored, done.bytes, done.fresh)
+                watch.add(done.block_id)
 
     with closing(staged_blocks(run, skipped)) as blocks:
         try:

@@ -19,6 +19,7 @@ from prefect import flow
 from prefect.deployments import run_deployment
 from pydantic import Field
 
+from flows.drift import BlockWatch
 from flows.progress import Meter
 from flows.run import FAILURES, staged_blocks, whole_run
 from flows.steps import compute, fetch
@@ -100,6 +101,7 @@ class _Shares:
         skipped: Counter[str] = Counter()
         handed_out: deque[_Range] = deque()
         failures: list[Exception] = []
+        watch = BlockWatch(run, meter)
 
         def collect(limit: int) -> None:
             while len(handed_out) > limit:
@@ -108,7 +110,7 @@ class _Shares:
                     _wait(one)
                 except JacobianFlowsError as error:
                     failures.append(error)
-                _count(run, one, meter)
+                _count(run, one, meter, watch)
 
         with closing(staged_blocks(run, skipped)) as blocks:
             for block_ids in _in_ranges((block.block_id for block in blocks), self.blocks_at_once):
@@ -150,7 +152,7 @@ def _wait(one: _Range) -> None:
         raise JacobianFlowsError(f"{where}: their flow run is {found.state.name}: {said}.", _AGAIN)
 
 
-def _count(run: RunRef, one: _Range, meter: Meter) -> None:
+def _count(run: RunRef, one: _Range, meter: Meter, watch: BlockWatch) -> None:
     """Tell the meter of the range's finished blocks, as their markers say."""
     from pathlib import Path
 
@@ -162,3 +164,4 @@ def _count(run: RunRef, one: _Range, meter: Meter) -> None:
         if marker is not None:
             size = sum(part.bytes for part in marker.parts.values())
             meter.add(int(marker.totals["tokens"]), int(marker.totals["entries_stored"]), size, fresh=True)
+            watch.add(block_id)

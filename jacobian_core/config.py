@@ -196,6 +196,10 @@ class ComputeConfig(Group):
     )
     chunk_tokens: int = Field(default=512, ge=1, description="tokens encoded at once; their codes are dense meanwhile")
 
+    cost_per_hour: float | None = Field(
+        default=None, ge=0, allow_inf_nan=False, description="price of an hour of one worker, in any currency; reported"
+    )
+
     @field_validator("device")
     @classmethod
     def _known_device(cls, value: str) -> str:

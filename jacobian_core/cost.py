@@ -1,0 +1,33 @@
+"""What a run took: how the time of its workers divides, and what a million tokens cost.
+
+Seconds are those that the block markers and the aggregation record, added over workers. Staging, loading and waiting
+are not in them, so a cost is a lower bound.
+"""
+
+from __future__ import annotations
+
+from jacobian_core.manifest import RunManifest
+
+_HOUR = 3600
+_MILLION = 1_000_000
+
+
+def cost_facts(manifest: RunManifest) -> dict[str, object]:
+    """Seconds of the run's workers, how they divide by stage, tokens a second and, where a price is set, cost.
+
+    `cost_per_million_tokens` is in the currency of `compute.cost_per_hour`. {} for a run without tokens or seconds.
+    """
+    seconds, tokens = sum(manifest.seconds.values()), int(manifest.totals.get("tokens", 0))
+    if not seconds or not tokens:
+        return {}
+    longest = sorted(manifest.seconds.items(), key=lambda item: -item[1])
+    facts: dict[str, object] = {
+        "worker_seconds": round(seconds, 2),
+        "time_split": ", ".join(f"{stage} {took / seconds:.0%}" for stage, took in longest),
+        "tokens_per_worker_second": round(tokens / seconds, 1),
+    }
+    compute = manifest.config.get("compute")
+    price = compute.get("cost_per_hour") if isinstance(compute, dict) else None
+    if isinstance(price, (int, float)):
+        facts["cost_per_million_tokens"] = round(price * seconds / _HOUR / tokens * _MILLION, 6)
+    return facts
