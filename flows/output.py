@@ -31,9 +31,8 @@ def say(text: str) -> None:
 
 def note(text: str, level: str = "info") -> None:
     """A line for the reader that is no part of the result; a JSON line where logs are wanted as such."""
-    if json_log.wanted():
-        text = json_log.json_line(level, "jacobian", text)
-    typer.echo(printable(text), err=True)
+    line = printable_json(json_log.json_line(level, "jacobian", text)) if json_log.wanted() else printable(text)
+    typer.echo(line, err=True)
 
 
 class WarningNotes(logging.Handler):

@@ -13,6 +13,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import Protocol, TextIO
 
+from flows.printable import printable
+
 PLAIN_SECONDS = 5.0
 
 
@@ -135,7 +137,7 @@ class PlainLines:
     def note(self, text: str) -> None:
         """Write the line; a reader that has gone stops no run."""
         with suppress(BrokenPipeError):
-            print(text, file=self._stream, flush=True)
+            print(printable(text), file=self._stream, flush=True)
 
     def update(self, figures: Figures) -> None:
         """Write the figures if the last ones are old enough."""
@@ -168,7 +170,7 @@ class LiveLine:
 
     def note(self, text: str) -> None:
         """Write the line above the live one."""
-        self._progress.console.print(text, markup=False)
+        self._progress.console.print(printable(text), markup=False)
 
     def update(self, figures: Figures) -> None:
         """Redraw the line."""

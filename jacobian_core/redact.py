@@ -14,7 +14,12 @@ _SHORTEST_SECRET = 8  # characters; shorter values are words that appear by chan
 
 def redact(text: str) -> str:
     """`text` on one line, without query strings, credentials in URLs, and values of secret environment variables."""
-    text = _URL_SECRETS.sub(r"\g<scheme>\g<rest>", " ".join(text.split()))
+    return hide_secrets(" ".join(text.split()))
+
+
+def hide_secrets(text: str) -> str:
+    """The same with its lines as they are."""
+    text = _URL_SECRETS.sub(r"\g<scheme>\g<rest>", text)
     for name, value in os.environ.items():
         if _SECRET_NAME.search(name) and len(value) >= _SHORTEST_SECRET:
             text = text.replace(value, "***")
