@@ -1,6 +1,6 @@
 """Warns while a run goes on: each finished block against those before it, in the log, in the UI and as an event.
 
-The event `jacobian.drift` is what an automation can act on; the page lists every finding of the run so far.
+The event `jacobian-flows.drift` is what an automation can act on; the page lists every finding of the run so far.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-EVENT = "jacobian.drift"
+EVENT = "jacobian-flows.drift"
 WARNINGS = 20
 """Findings of one run after which no more are told; the manifest counts them all."""
 
@@ -64,7 +64,7 @@ def leave_warnings(run_id: str, found: list[Drift]) -> None:
     rows: list[dict[str, Any]] = [drift.record() for drift in found]
     page = f"# Unusual figures of {run_id}\n\n{ui.markdown_table(rows)}"
     create_markdown_artifact(page, key=ui.artifact_key(f"drift {run_id}"), description=f"Drift in {run_id}")
-    resource = {"prefect.resource.id": f"jacobian.run.{run_id}", "prefect.resource.name": run_id}
+    resource = {"prefect.resource.id": f"jacobian-flows.run.{run_id}", "prefect.resource.name": run_id}
     emit_event(event=EVENT, resource=resource, payload=rows[-1] | {"found": len(rows)})
 
 

@@ -15,7 +15,8 @@ _MILLION = 1_000_000
 def cost_facts(manifest: RunManifest) -> dict[str, object]:
     """Seconds of the run's workers, how they divide by stage, tokens a second and, where a price is set, cost.
 
-    `cost_per_million_tokens` is in the currency of `compute.cost_per_hour`. {} for a run without tokens or seconds.
+    `cost_per_million_tokens_at_least` is in the currency of `compute.cost_per_hour`. {} where there are no tokens or no
+    seconds.
     """
     seconds, tokens = sum(manifest.seconds.values()), int(manifest.totals.get("tokens", 0))
     if not seconds or not tokens:
@@ -29,5 +30,5 @@ def cost_facts(manifest: RunManifest) -> dict[str, object]:
     compute = manifest.config.get("compute")
     price = compute.get("cost_per_hour") if isinstance(compute, dict) else None
     if isinstance(price, (int, float)):
-        facts["cost_per_million_tokens"] = round(price * seconds / _HOUR / tokens * _MILLION, 6)
+        facts["cost_per_million_tokens_at_least"] = round(price * seconds / _HOUR / tokens * _MILLION, 6)
     return facts
