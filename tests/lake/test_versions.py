@@ -1,0 +1,71 @@
+"""A lake, a record or a part of another version is refused by whatever reads it, never misread."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jacobian_core.contracts import TABLES
+from jacobian_core.errors import LakeError
+from jacobian_core.lake import Lake
+from jacobian_core.runs import begin_run
+from jacobian_core.verify import verify_lake
+from jacobian_core.warehouse import build_warehouse, connect
+from tests.lake.builders import IDENTITY, RUN, write_block, write_run
+
+READERS: dict[str, Callable[[Lake], Any]] = {
+    "query": connect,
+    "warehouse": build_warehouse,
+    "catalogue": lambda lake: lake.catalogue(),
+    "the same request": lambda lake: begin_run(lake, RUN, IDENTITY, {}),
+}
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Lake:
+    lake = Lake.create(tmp_path / "lake")
+    write_run(lake)
+    return lake
+
+
+def set_version(path: Path, version: object) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"schema_version": version}))
+
+
+@pytest.mark.parametrize("version", [0, 2, None, "1"])
+@pytest.mark.parametrize("reader", READERS)
+def test_a_manifest_of_another_version(written: Lake, reader: str, version: object) -> None:
+    set_version(written.manifest_path(RUN), version)
+    with pytest.raises(LakeError, match=rf"{RUN}\.json: schema version {version!r}, this program reads version 1"):
+        READERS[reader](written)
+
+
+def test_a_run_in_progress_of_another_version(tmp_path: Path) -> None:
+    lake = Lake.create(tmp_path / "lake")
+    begin_run(lake, RUN, IDENTITY, {})
+    write_block(lake, 0)
+    set_version(lake.request_path(RUN), 2)
+    with pytest.raises(LakeError, match=r"request\.json: schema version 2"):
+        begin_run(lake, RUN, IDENTITY, {})
+    assert [finding.severity for finding in verify_lake(lake)] == ["error"]
+
+
+@pytest.mark.parametrize("version", [2, 0])
+@pytest.mark.parametrize("table", ["tokens", "jacobian_entries"])
+def test_parts_of_another_contract(written: Lake, table: str, version: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The program's contract moves on (or back), the lake stays: its columns may mean something else now."""
+    with connect(written) as connection:
+        assert connection.execute(f"SELECT count(*) > 0 FROM {table}").fetchone() == (True,)
+    monkeypatch.setitem(TABLES, table, replace(TABLES[table], version=version))
+    monkeypatch.setattr("jacobian_core.warehouse._checked", set())  # another program has checked nothing yet
+    for read in (connect, build_warehouse):
+        with pytest.raises(LakeError, match=rf"metadata says jacobian_flows\.version = b'1', expected b'{version}'"):
+            read(written)
+    found = verify_lake(written)
+    assert {finding.path.partition("/")[0] for finding in found} == {table}
+    assert all("Another version" in finding.remedy for finding in found)
