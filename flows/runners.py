@@ -12,6 +12,7 @@ environment so that the same flow, deployment and command serve both:
 from __future__ import annotations
 
 import os
+import threading
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -21,6 +22,9 @@ from jacobian_core.errors import ConfigError
 
 WAITING = 1
 """Compute tasks that wait their turn behind those that compute, so that no time passes between them."""
+
+turn = threading.Lock()
+"""Held by the task that computes: a block uses every core (or the GPU) of its process by itself."""
 
 
 def uses_ray() -> bool:
@@ -40,7 +44,8 @@ def task_runner() -> Any:
     except ImportError:
         raise ConfigError("JACOBIAN_TASK_RUNNER=ray needs Ray.", "pip install 'jacobian-flows[ray]'.") from None
     address = os.environ.get("JACOBIAN_RAY_ADDRESS") or None
-    own: dict[str, Any] = {"num_cpus": devices() + 1, "include_dashboard": False}  # one to stage
+    cores = devices() + (1 if _gpus() else 0)  # one to stage; without GPUs, cores are what limits computing
+    own: dict[str, Any] = {"num_cpus": cores, "include_dashboard": False}
     return RayTaskRunner(address=address, init_kwargs={} if address else own)
 
 

@@ -5,7 +5,6 @@ Between tasks go ids, paths and counts. Results are not persisted and nothing is
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from flows import runners
 from flows.results import publish_reports
 from flows.retrying import RETRY_SECONDS, is_transient
 from jacobian_core.config import RunConfig
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 
 BATCH_BLOCKS = 8
 """Blocks that are staged at once; the next batch is staged while this one is computed."""
-
-_computing = threading.Lock()  # a block uses every core (or the GPU) by itself
 
 
 def _step(name: str, run_name: str | None = None, **options: Any) -> Callable[[Callable[..., Any]], Any]:
@@ -79,7 +77,7 @@ def compute(run: RunRef, block_id: str) -> BlockResult:
     """One block: activations, codes, Jacobian entries, published parts."""
     from jacobian_core import pipeline
 
-    with _computing:
+    with runners.turn:
         return pipeline.compute_block(run, block_id)
 
 
@@ -95,7 +93,7 @@ def accumulate(run: RunRef, group: GroupRef) -> float:
     """Scope 'all_inputs': the sums of a group of blocks over every input latent."""
     from jacobian_core import pipeline
 
-    with _computing:
+    with runners.turn:
         return pipeline.accumulate_group(run, group)
 
 
