@@ -18,6 +18,8 @@ from tests.tiny import make_corpus, make_model, make_pair, tiny_config
 
 _BAD_ROWS = (b'{"text": "cut o', b'{"text": ""}', b'{"text": 7}')
 DOCUMENTS = 28
+TABLE_FILE = "JACOBIAN_FAULT_TABLE"
+"""Environment variable: a file to write the table into, as markdown."""
 
 
 @pytest.fixture(scope="session")
@@ -106,5 +108,5 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if lines:
         terminalreporter.section("faults")
         terminalreporter.write_line(summary(lines))
-        if target := os.environ.get("JACOBIAN_FAULT_TABLE"):
+        if target := os.environ.get(TABLE_FILE):
             Path(target).write_text(summary(lines) + "\n")
