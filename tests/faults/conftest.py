@@ -12,14 +12,12 @@ import zstandard
 
 from jacobian_core.config import RunConfig
 from tests.faults.attempts import Runs
-from tests.faults.table import Harness, Tried, summary
+from tests.faults.table import TABLE_FILE, Harness, Tried, summary
 from tests.stand_ins.hub_server import ModelRepository, serve_models
 from tests.tiny import make_corpus, make_model, make_pair, tiny_config
 
 _BAD_ROWS = (b'{"text": "cut o', b'{"text": ""}', b'{"text": 7}')
 DOCUMENTS = 28
-TABLE_FILE = "JACOBIAN_FAULT_TABLE"
-"""Environment variable: a file to write the table into, as markdown."""
 
 
 @pytest.fixture(scope="session")

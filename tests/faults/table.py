@@ -17,6 +17,8 @@ from tests.faults.attempts import Attempt, Runs
 from tests.faults.child import Done, Failed
 from tests.faults.compare import difference, leftovers, visible_problems
 
+TABLE_FILE = "JACOBIAN_FAULT_TABLE"
+"""Environment variable: a file to write the table into, as markdown."""
 _LATE_KILLS = 8
 
 

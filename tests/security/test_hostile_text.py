@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import subprocess
 import unicodedata
+from contextlib import closing
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -144,6 +146,15 @@ def test_the_page_has_nothing_active_in_it(lake: Lake, run_id: str) -> None:
     addresses = [value for name, value in tags.attributes if name in ("src", "href", "xlink:href", "action")]
     assert [value for value in addresses if not value.startswith(("#", "data:image/"))] == []
     assert unsafe_for_terminals(page.replace("\t", "")) == []
+
+
+def test_the_ui_s_pages_hold_no_markup_of_the_corpus(lake: Lake) -> None:
+    """Markdown pages are rendered as HTML by the UI; the pictures in them are the project's own."""
+    with closing(sqlite3.connect(lake.root / "_prefect" / "prefect.db")) as database:
+        pages = [str(row[0]) for row in database.execute("SELECT data FROM artifact WHERE type = 'markdown'")]
+    assert len(pages) >= 2
+    assert [page for page in pages if any(tag in page.lower() for tag in ("<script", "<img", "<svg"))] == []
+    assert [page for page in pages if "](http" in page or "](file" in page] == []
 
 
 @pytest.mark.parametrize("run", ["../../etc", "x' OR 1=1 --", "", "\x1b[31m", "hostile'"])
