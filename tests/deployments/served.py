@@ -43,6 +43,7 @@ class Served:
 
     profile: Path
     lake: Path
+    cpu_limit: int = 1
     api: str = ""
     _process: subprocess.Popen[str] | None = None
     _more: list[subprocess.Popen[str]] = field(default_factory=list)
@@ -51,7 +52,8 @@ class Served:
         log = self.lake.parent / "serve.log"
         with log.open("w") as out:
             self._process = subprocess.Popen(
-                command("serve", "--profile", str(self.profile), "--lake", str(self.lake), "--cpu-limit", "1"),
+                command("serve", "--profile", str(self.profile), "--lake", str(self.lake),
+                        "--cpu-limit", str(self.cpu_limit)),
                 stdout=out, stderr=out, text=True, env=self._environment(), cwd=self.lake.parent,
             )  # fmt: skip
         self._wait_for(log)

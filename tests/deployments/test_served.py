@@ -73,16 +73,19 @@ def test_ctrl_c_ends_server_workers_and_flow_runs(served: Served, work: Path) ->
     assert not (work / "lake" / "_prefect" / "server.json").exists()
 
 
-def test_two_workers_give_the_bytes_of_one_process(served: Served, work: Path) -> None:
-    served.add_worker()
-    config = tiny_config(work, work / "lake", corpus={"block_tokens": 150})
-    run = served.start("spread", config=config.model_dump(mode="json"), workers=2, blocks_at_once=2)
-    assert served.ended(run, 400)["type"] == "COMPLETED"
+def test_two_workers_give_the_bytes_of_one_process(work: Path) -> None:
+    with Served(work / "tiny.toml", work / "lake", cpu_limit=2) as served:  # one flow run hands out, one computes
+        served.add_worker()
+        config = tiny_config(work, work / "lake", corpus={"block_tokens": 100})
+        run = served.start("spread", config=config.model_dump(mode="json"), workers=2, blocks_at_once=3)
+        assert served.ended(run, 400)["type"] == "COMPLETED"
+        shares = served.post("flow_runs/filter", {"flows": {"name": {"any_": ["jacobian-blocks"]}}})
+    assert {share["state"]["type"] for share in shares} == {"COMPLETED"}
+    workers = {share["labels"]["prefect.worker.name"] for share in shares}
+    assert (len(shares) > 2, len(workers)) == (True, 2)
     (run_id,) = Lake.open(work / "lake").runs()
-    body = {"flows": {"name": {"any_": ["jacobian-blocks"]}}}
-    shares = served.post("flow_runs/filter", body)
-    assert len(shares) > 2
-    serial = run_pipeline(tiny_config(work, work / "serial", corpus={"block_tokens": 150}))
+    serial = run_pipeline(tiny_config(work, work / "serial", corpus={"block_tokens": 100}))
     assert serial.run_id == run_id
     assert digests(work / "lake", run_id) == digests(work / "serial", run_id)
-    assert {"00", "01"} <= {path.rpartition("part-")[2][2:4] for path in digests(work / "lake", run_id)}
+    other = run_pipeline(tiny_config(work, work / "other", corpus={"block_tokens": 150})).run_id
+    assert set(digests(work / "other", other).values()) != set(digests(work / "lake", run_id).values())
