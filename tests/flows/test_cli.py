@@ -19,7 +19,8 @@ from jacobian_core.lake import Lake
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = [
-    ["run"], ["analyse"], ["plan"], ["serve"], ["worker"], ["deploy"], ["status"], ["report"], ["sql"], ["verify"], ["runs"], ["config"], ["train-pair"],
+    ["run"], ["analyse"], ["plan"], ["serve"], ["worker"], ["deploy"], ["status"],
+    ["report"], ["sql"], ["verify"], ["runs"], ["config"], ["train-pair"],
     ["server", "start"], ["server", "stop"], ["server", "status"], ["profiles", "list"], ["profiles", "show"],
 ]  # fmt: skip
 
