@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import re
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -77,8 +78,29 @@ def test_compact_is_deployed_as_soon_as_there_is_such_a_flow() -> None:
     assert (ROOT / "flows" / "compact.py").is_file() == ("compact" in BY_NAME)
 
 
-def test_every_variable_of_the_file_is_set_by_deploy(tmp_path: Path) -> None:
-    import re
+def runbook_problems(text: str) -> list[str]:
+    """Deployments, files and commands of the runbook that are not there, and deployments that it leaves out."""
+    from flows import cli
 
+    named = set(re.findall(r"^\| `([a-z-]+/[a-z-]+)` \|", text, re.MULTILINE))
+    real = {f"{flow_of(entry).name}/{name}" for name, entry in BY_NAME.items()}
+    files = re.findall(r"^\| `([\w./-]+\.(?:yaml|json)|Dockerfile|profiles/)` \|", text, re.MULTILINE)
+    known = {command.name or command.callback.__name__ for command in cli.app.registered_commands if command.callback}
+    used = set(re.findall(r"^jacobian ([a-z-]+)", text, re.MULTILINE)) - {"server"}
+    missing = [file for file in files if not (ROOT / "deployments" / file).exists()]
+    return sorted((named ^ real) | set(missing) | (used - known))
+
+
+def test_the_runbook_names_every_deployment_and_nothing_else() -> None:
+    text = (ROOT / "deployments" / "README.md").read_text(encoding="utf-8")
+    assert runbook_problems(text) == []
+    assert runbook_problems(text.replace("`jacobian-ingest/ingest`", "`jacobian-ingest/ingst`")) != []
+    assert runbook_problems(text.replace("| `compose.yaml`", "| `composed.yaml`")) == ["composed.yaml"]
+    assert runbook_problems(text.replace("jacobian worker --pool gpu  ", "jacobian workers --pool gpu  ")) == [
+        "workers"
+    ]
+
+
+def test_every_variable_of_the_file_is_set_by_deploy(tmp_path: Path) -> None:
     text = project_path("deployments/prefect.yaml").read_text(encoding="utf-8")
     assert set(re.findall(r"\{\{ \$(\w+) \}\}", text)) == set(Targets(tmp_path).environment())
