@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from jacobian_core.blocks import TokenBlock
-from jacobian_core.compute import BlockComputer
-from jacobian_core.sandwich import Sandwich
+from jacobian_core.corpus.blocks import TokenBlock
+from jacobian_core.numerics.sandwich import Sandwich
+from jacobian_core.work.compute import BlockComputer
 
 
 @dataclass(frozen=True)

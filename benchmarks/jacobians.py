@@ -11,11 +11,11 @@ from benchmarks.contenders import notebook, ours, published, published_run, torc
 from benchmarks.measure import Timing, gemm_flops, gemm_rate, interleaved
 from benchmarks.shapes import Shape, make_config
 from jacobian_core import pipeline
-from jacobian_core.activations import block_activations
-from jacobian_core.blocks import TokenBlock
-from jacobian_core.lake import Lake
-from jacobian_core.staging import load_block
-from jacobian_core.worker import Worker, worker_for
+from jacobian_core.corpus.blocks import TokenBlock
+from jacobian_core.corpus.staging import load_block
+from jacobian_core.lake.layout import Lake
+from jacobian_core.model.activations import block_activations
+from jacobian_core.work.worker import Worker, worker_for
 
 NOTEBOOK_TOKENS, FUNC_TOKENS, CHUNK_TOKENS = 3, 16, 512
 
@@ -68,7 +68,7 @@ def _methods(worker: Worker, block: TokenBlock, turns: int) -> dict[str, float]:
 
 def _end_to_end(worker: Worker, run: pipeline.RunRef, blocks: list[str], folder: Path, turns: int) -> dict[str, float]:
     """From staged token ids to published parts, ours and the published way; with the stages of ours."""
-    from jacobian_core.publish import withdraw_block
+    from jacobian_core.lake.publish import withdraw_block
 
     lake = Lake(Path(run.lake))
     block_id = blocks[0]

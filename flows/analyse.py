@@ -18,6 +18,6 @@ def analyse(lake: str, run_id: str, settings: list[str]) -> str:
 
     `settings` are `group.key=value` overrides. Raises the JacobianFlowsError of the step that failed.
     """
-    from jacobian_core.analysis import analysis_config
+    from jacobian_core.request.analysis import analysis_config
 
     return str(jacobian_run(analysis_config(Path(lake), run_id, settings)))

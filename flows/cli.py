@@ -11,8 +11,8 @@ import typer
 from flows import cli_config, cli_data, cli_deploy, cli_maintain, cli_run, cli_server, cli_train, json_log
 from flows.cli_options import DEBUG
 from flows.output import note, show_warnings, traceback_text, write_error_log
+from jacobian_core.artifact.redact import redact
 from jacobian_core.errors import JacobianFlowsError
-from jacobian_core.redact import redact
 
 INTERRUPTED = 130
 _BROKEN_PIPE = 141

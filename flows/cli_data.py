@@ -106,7 +106,7 @@ def sql(
     if json:
         return say_json(table.to_pylist())
     if csv is None:
-        from jacobian_core.render import render
+        from jacobian_core.sql.render import render
 
         say(render(table))
     return None
@@ -141,7 +141,7 @@ def runs(lake: Lake = DEFAULT_LAKE, json: Json = False) -> None:
     from flows.output import plain
     from flows.progress import short
     from jacobian_core import pipeline
-    from jacobian_core.lake import Lake as OpenLake
+    from jacobian_core.lake.layout import Lake as OpenLake
 
     found = [plain(info) for info in pipeline.list_runs(str(OpenLake.open(lake).root))]
     if json:
@@ -165,7 +165,7 @@ def _assignments(items: list[str] | None) -> dict[str, str]:
 
 
 def _list_reports(json: bool) -> None:
-    from jacobian_core.reports import list_reports
+    from jacobian_core.sql.reports import list_reports
 
     rows = [
         {

@@ -30,7 +30,7 @@ def serve(profile: Profile = "demo", lake: Lake = DEFAULT_LAKE, port: Port = Non
     Example: jacobian serve --profile demo --lake lake
     """
     from flows.serve import serve as run_all
-    from jacobian_core.lake import Lake as TheLake
+    from jacobian_core.lake.layout import Lake as TheLake
     from jacobian_core.profiles import load_config
 
     load_config(profile, (), str(lake))  # a mistake in the profile is said now, not in an hour

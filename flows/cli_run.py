@@ -88,7 +88,7 @@ def _execute(root: Path, flow: Callable[[], str], stop_server: bool, json: bool)
     `flow` must import prefect itself: what it talks to is settled before.
     """
     from flows.server import stop_server as stop
-    from jacobian_core.lake import Lake
+    from jacobian_core.lake.layout import Lake
 
     Lake.create(root)  # refuse a folder that is something else before a server writes into it
     with _Interruption():
@@ -116,7 +116,7 @@ def plan(
     Example: jacobian plan --profile demo --set corpus.max_tokens=1000000
     """
     from flows.progress import clock, short
-    from jacobian_core.plan import plan_run
+    from jacobian_core.request.plan import plan_run
 
     found = plan_run(config_of(profile, settings, lake))
     if json:

@@ -16,11 +16,11 @@ from prefect.exceptions import PrefectException
 
 from flows import ui
 from flows.progress import Meter
-from jacobian_core.redact import redact
+from jacobian_core.artifact.redact import redact
 
 if TYPE_CHECKING:
-    from jacobian_core.drift import Drift, DriftWatch
     from jacobian_core.pipeline import RunRef
+    from jacobian_core.request.drift import Drift, DriftWatch
 
 log = logging.getLogger(__name__)
 
@@ -39,8 +39,8 @@ class BlockWatch:
 
     def add(self, block_id: str) -> None:
         """Read the block's marker and compare it with those of the blocks before."""
-        from jacobian_core.drift import DriftWatch
-        from jacobian_core.lake import Lake
+        from jacobian_core.lake.layout import Lake
+        from jacobian_core.request.drift import DriftWatch
 
         marker = Lake(Path(self._run.lake)).marker(self._run.run_id, block_id)
         if marker is None:
@@ -87,8 +87,8 @@ def _tried() -> Iterator[None]:
 
 def recorded_drift(lake: Path, run_id: str) -> list[Drift]:
     """The first of the findings in the manifest of a finished run."""
-    from jacobian_core.drift import Drift
-    from jacobian_core.lake import Lake
+    from jacobian_core.lake.layout import Lake
+    from jacobian_core.request.drift import Drift
 
     manifest = Lake(lake).manifest(run_id)
     kept: Any = manifest.quality.get("drift") if manifest is not None else None

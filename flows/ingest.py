@@ -19,8 +19,8 @@ from jacobian_core.config import RunConfig
 from jacobian_core.errors import CorpusError
 
 if TYPE_CHECKING:
-    from jacobian_core.ingest import IngestPlan
     from jacobian_core.pipeline import ArtifactRef
+    from jacobian_core.request.ingest import IngestPlan
 
 _UNREADABLE = 3
 """Batches with an unreadable shard after which a firing gives up."""
@@ -29,8 +29,8 @@ _UNREADABLE = 3
 @task(name="look", task_run_name="look", persist_result=False, cache_policy=NO_CACHE)
 def look(config: RunConfig, artifact: ArtifactRef, shards_at_once: int) -> IngestPlan:
     """Which shards the lake lacks."""
-    from jacobian_core.ingest import plan_ingest
-    from jacobian_core.request import describe_request
+    from jacobian_core.request.describe import describe_request
+    from jacobian_core.request.ingest import plan_ingest
 
     wanted, _ = describe_request(config, Path(artifact.folder), artifact.digest, [])
     return plan_ingest(config, wanted, shards_at_once)
@@ -70,7 +70,7 @@ def _next_run(config: RunConfig, plan: IngestPlan) -> str | None:
 
     What could not be read is raised at the end, so that the firing is seen to have failed.
     """
-    from jacobian_core.ingest import batch_config
+    from jacobian_core.request.ingest import batch_config
 
     done, unreadable = None, list[CorpusError]()
     for batch in plan.batches:

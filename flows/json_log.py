@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from typing import Any, TextIO
 
 from flows.progress import PLAIN_SECONDS, Figures
-from jacobian_core.redact import redact
+from jacobian_core.artifact.redact import redact
 
 ENVIRONMENT = "JACOBIAN_LOG_JSON"
 _LOGGER = "jacobian"

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from jacobian_core.compact import Compaction
     from jacobian_core.errors import LakeError
-    from jacobian_core.export import Export
-    from jacobian_core.retention import Pruning, Sweep
+    from jacobian_core.lake.compact import Compaction
+    from jacobian_core.lake.export import Export
+    from jacobian_core.lake.retention import Pruning, Sweep
 
 
 def compact_lake(lake: Path, run: str | None, part_rows: int | None = None) -> tuple[list[Compaction], list[LakeError]]:
@@ -18,10 +18,10 @@ def compact_lake(lake: Path, run: str | None, part_rows: int | None = None) -> t
     With `run`, its LakeError is raised; else one run's failure does not keep back the others.
     """
     from flows.results import choose_run
-    from jacobian_core.compact import PART_ROWS, compact_run
     from jacobian_core.errors import LakeError
-    from jacobian_core.lake import Lake
-    from jacobian_core.warehouse import build_warehouse
+    from jacobian_core.lake.compact import PART_ROWS, compact_run
+    from jacobian_core.lake.layout import Lake
+    from jacobian_core.sql.warehouse import build_warehouse
 
     opened = Lake.open(lake)
     rows = PART_ROWS if part_rows is None else part_rows
@@ -46,8 +46,8 @@ def compact_lake(lake: Path, run: str | None, part_rows: int | None = None) -> t
 
 def sweep(lake: Path, grace_seconds: float | None = None) -> Sweep:
     """Remove what has been replaced or pruned for long enough."""
-    from jacobian_core.lake import Lake
-    from jacobian_core.retention import GRACE_SECONDS, sweep_lake
+    from jacobian_core.lake.layout import Lake
+    from jacobian_core.lake.retention import GRACE_SECONDS, sweep_lake
 
     return sweep_lake(Lake.open(lake), GRACE_SECONDS if grace_seconds is None else grace_seconds)
 
@@ -56,8 +56,8 @@ def prune_lake(lake: Path, keep: int | None, runs: list[str], really: bool) -> P
     """Take runs out of a lake, or say which; ConfigError where nothing says which."""
     from flows.results import choose_run
     from jacobian_core.errors import ConfigError
-    from jacobian_core.lake import Lake
-    from jacobian_core.retention import prune
+    from jacobian_core.lake.layout import Lake
+    from jacobian_core.lake.retention import prune
 
     if keep is None and not runs:
         raise ConfigError("prune needs --keep or --run.", "--keep 3 keeps the newest three runs of each name.")
@@ -67,7 +67,7 @@ def prune_lake(lake: Path, keep: int | None, runs: list[str], really: bool) -> P
 def export(lake: Path, run: str, folder: Path) -> Export:
     """Write a run as a folder of its own."""
     from flows.results import choose_run
-    from jacobian_core.export import export_run
-    from jacobian_core.lake import Lake
+    from jacobian_core.lake.export import export_run
+    from jacobian_core.lake.layout import Lake
 
     return export_run(Lake.open(lake), choose_run(lake, run), folder)

@@ -98,7 +98,7 @@ def say_table(title: str, rows: Sequence[Mapping[str, object]]) -> None:
 
 def traceback_text(error: BaseException) -> str:
     """The traceback without secrets: a library may put an address with credentials into its message."""
-    from jacobian_core.redact import hide_secrets
+    from jacobian_core.artifact.redact import hide_secrets
 
     return hide_secrets("".join(traceback.format_exception(error)))
 

@@ -51,7 +51,7 @@ def skipped_note(skipped: Mapping[str, int]) -> str:
 def choose_run(lake: Path, wanted: str | None) -> str:
     """The run whose id or name is, or whose id alone begins with, `wanted`; without it the run that ended last."""
     from jacobian_core.errors import LakeError
-    from jacobian_core.lake import Lake
+    from jacobian_core.lake.layout import Lake
 
     opened = Lake.open(lake)
     found = opened.runs()
@@ -76,7 +76,7 @@ def choose_run(lake: Path, wanted: str | None) -> str:
 
 def reports_of(lake: Path, run_id: str) -> tuple[str, ...]:
     """The reports that a run ends with: those about what it was asked to compute, the answer first."""
-    from jacobian_core.lake import Lake
+    from jacobian_core.lake.layout import Lake
 
     opened = Lake.open(lake)
     record = opened.manifest(run_id) or opened.request(run_id)
@@ -96,8 +96,8 @@ def run_reports(
 
     A parameter goes to each report that has it. Raises QueryError for an unknown report or parameter.
     """
-    from jacobian_core import reports, warehouse
-    from jacobian_core.lake import Lake
+    from jacobian_core.lake.layout import Lake
+    from jacobian_core.sql import reports, warehouse
 
     given = dict(parameters or {})
     known = {name: [p.name for p in reports.report_info(name).parameters] for name in names}
@@ -115,8 +115,8 @@ def run_reports(
 
 def write_reports(lake: Path, run_id: str, tables: Mapping[str, pa.Table]) -> list[str]:
     """Write reports as Parquet and CSV; returns the files' paths."""
-    from jacobian_core import reports
-    from jacobian_core.lake import Lake
+    from jacobian_core.lake.layout import Lake
+    from jacobian_core.sql import reports
 
     opened = Lake.open(lake)
     return [str(path) for name, table in tables.items() for path in reports.write_report(opened, run_id, name, table)]
@@ -125,8 +125,8 @@ def write_reports(lake: Path, run_id: str, tables: Mapping[str, pa.Table]) -> li
 def say_reports(tables: Mapping[str, pa.Table]) -> None:
     """Print reports as tables for a terminal, each under its question."""
     from flows.output import say
-    from jacobian_core.render import render
-    from jacobian_core.reports import report_info
+    from jacobian_core.sql.render import render
+    from jacobian_core.sql.reports import report_info
 
     for name, table in tables.items():
         say(f"{name}: {render(table, report_info(name))}\n")
@@ -153,7 +153,7 @@ def html_page(
     known: Mapping[str, Mapping[str, pa.Table]] | None = None,
 ) -> WrittenPage:
     """Write the page of these runs as `report.html`, with its figures as PNG files, and say where."""
-    from jacobian_core.lake import Lake
+    from jacobian_core.lake.layout import Lake
     from jacobian_core.page.write import write_page
 
     return write_page(Lake.open(lake), run_ids, folder, known)
@@ -161,8 +161,8 @@ def html_page(
 
 def _for_page(name: str, table: pa.Table) -> tuple[str, list[dict[str, Any]]]:
     """A report as heading and formatted rows, without the columns that are the same in every row."""
-    from jacobian_core.render import format_value
-    from jacobian_core.reports import report_info
+    from jacobian_core.sql.render import format_value
+    from jacobian_core.sql.reports import report_info
 
     info, rows = report_info(name), table.to_pylist()
     kept = [c for c in info.columns if len(rows) < 2 or len({row[c.name] for row in rows}) > 1]
@@ -204,7 +204,7 @@ def _shares(threshold_fractions: pa.Table) -> str:
 
 def _provenance(lake: Path, run_id: str) -> dict[str, object]:
     """Where a finished run's data are from, and what they cost."""
-    from jacobian_core.lake import Lake
+    from jacobian_core.lake.layout import Lake
 
     manifest = Lake.open(lake).manifest(run_id)
     if manifest is None:
@@ -225,7 +225,7 @@ def _provenance(lake: Path, run_id: str) -> dict[str, object]:
 def run_facts(lake: Path, run_id: str) -> dict[str, object]:
     """A finished run's figures and places, for the end of a command's output."""
     from jacobian_core.cost import cost_facts
-    from jacobian_core.lake import Lake
+    from jacobian_core.lake.layout import Lake
 
     manifest = Lake.open(lake).manifest(run_id)
     totals = manifest.totals if manifest is not None else {}
@@ -247,8 +247,8 @@ def run_query(lake: Path, query: str, run: str | None, parameters: Mapping[str, 
 
     With `run`, the views hold that run alone, and `$run_id` in the text of the statement is its id.
     """
-    from jacobian_core import reports, warehouse
-    from jacobian_core.lake import Lake
+    from jacobian_core.lake.layout import Lake
+    from jacobian_core.sql import reports, warehouse
 
     chosen = None if run is None else [choose_run(lake, run)]
     given = dict(parameters)
@@ -261,9 +261,9 @@ def run_query(lake: Path, query: str, run: str | None, parameters: Mapping[str, 
 def verify_all(lake: Path, run_id: str | None) -> list[dict[str, str]]:
     """Findings of the files' and of the SQL checks, as rows of severity, run_id, path, what and remedy."""
     from flows.output import plain
-    from jacobian_core import checks, warehouse
-    from jacobian_core.lake import Lake
-    from jacobian_core.verify import verify_lake
+    from jacobian_core.lake.layout import Lake
+    from jacobian_core.lake.verify import verify_lake
+    from jacobian_core.sql import checks, warehouse
 
     opened = Lake.open(lake)
     findings: list[dict[str, str]] = [plain(finding) for finding in verify_lake(opened, run_id)]

@@ -63,7 +63,7 @@ def compute_blocks(config: RunConfig, run_id: str, block_ids: list[str]) -> int:
 
     Raises the JacobianFlowsError of the first block that failed, after the others were tried.
     """
-    from jacobian_core.share import join_run, open_blocks
+    from jacobian_core.request.share import join_run, open_blocks
 
     run = join_run(config, run_id, fetch(config))
     failures: list[Exception] = []
@@ -156,7 +156,7 @@ def _count(run: RunRef, one: _Range, meter: Meter, watch: BlockWatch) -> None:
     """Tell the meter of the range's finished blocks, as their markers say."""
     from pathlib import Path
 
-    from jacobian_core.lake import Lake
+    from jacobian_core.lake.layout import Lake
 
     lake = Lake(Path(run.lake))
     for block_id in one.block_ids:

@@ -81,7 +81,7 @@ def read_status(lake: Path) -> Status:
 
 
 def _lake_runs(root: Path) -> list[LakeRunLine]:
-    from jacobian_core.lake import Lake
+    from jacobian_core.lake.layout import Lake
     from jacobian_core.pipeline import list_runs
 
     lake = Lake(root)

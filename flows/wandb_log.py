@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from flows.progress import Figures
+from jacobian_core.artifact.redact import redact
 from jacobian_core.config import RunConfig
 from jacobian_core.errors import ConfigError
-from jacobian_core.redact import redact
 
 log = logging.getLogger(__name__)
 

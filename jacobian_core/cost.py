@@ -6,7 +6,7 @@ are not in them, so a cost is a lower bound.
 
 from __future__ import annotations
 
-from jacobian_core.manifest import RunManifest
+from jacobian_core.lake.manifest import RunManifest
 
 _HOUR = 3600
 _MILLION = 1_000_000

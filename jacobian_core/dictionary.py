@@ -15,12 +15,12 @@ from typing import Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from jacobian_core import files
 from jacobian_core.config import RunConfig
 from jacobian_core.contracts import TABLES, Table
+from jacobian_core.lake import files
 from jacobian_core.resources import project_root
-from jacobian_core.run_facts import RUN_FACTS
-from jacobian_core.sql_files import Item, Kind, SqlFile, sql_files
+from jacobian_core.sql.run_facts import RUN_FACTS
+from jacobian_core.sql.sql_files import Item, Kind, SqlFile, sql_files
 
 _GENERATED = "<!-- Generated: python -m jacobian_core.dictionary -->"
 _BOUNDS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}

@@ -14,13 +14,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jacobian_core import files, publish, runs
 from jacobian_core.errors import LakeError, QueryError
 from jacobian_core.gate import gated
-from jacobian_core.lake import Lake
-from jacobian_core.manifest import BlockMarker, RunManifest
-from jacobian_core.parts import PreparedPart
-from jacobian_core.warehouse import build_warehouse
+from jacobian_core.lake import files, publish, runs
+from jacobian_core.lake.layout import Lake
+from jacobian_core.lake.manifest import BlockMarker, RunManifest
+from jacobian_core.lake.parts import PreparedPart
+from jacobian_core.sql.warehouse import build_warehouse
 
 if TYPE_CHECKING:
     from jacobian_core.pipeline import RunRef
@@ -72,11 +72,11 @@ def _published(lake: Lake, run: RunRef, skipped: Mapping[str, int]) -> RunManife
 
 def _aggregated(lake: Lake, run: RunRef) -> list[PreparedPart]:
     """The parts of `pair_stats`, written and not yet published."""
-    from jacobian_core.marts import build_pair_stats
+    from jacobian_core.sql.marts import build_pair_stats
 
     prepared = [build_pair_stats(lake, run.run_id, run.config.lake)]
     if run.config.jacobian.scope == "all_inputs":
-        from jacobian_core.groups import prepare_pair_stats
+        from jacobian_core.work.groups import prepare_pair_stats
 
         try:
             prepared.append(prepare_pair_stats(run))

@@ -9,15 +9,15 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from jacobian_core.checks import CheckResult, run_checks
 from jacobian_core.config import RunConfig
-from jacobian_core.drift import KEPT, Drift, blocks_drift, run_drift
 from jacobian_core.errors import LakeError
-from jacobian_core.lake import Lake
-from jacobian_core.manifest import RunManifest
-from jacobian_core.publish import total_problems
-from jacobian_core.run_facts import RunSnapshot
-from jacobian_core.warehouse import connect_states
+from jacobian_core.lake.layout import Lake
+from jacobian_core.lake.manifest import RunManifest
+from jacobian_core.lake.publish import total_problems
+from jacobian_core.request.drift import KEPT, Drift, blocks_drift, run_drift
+from jacobian_core.sql.checks import CheckResult, run_checks
+from jacobian_core.sql.run_facts import RunSnapshot
+from jacobian_core.sql.warehouse import connect_states
 
 if TYPE_CHECKING:
     import duckdb

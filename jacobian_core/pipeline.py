@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from jacobian_core.config import RunConfig
-from jacobian_core.corpus import Shard
+from jacobian_core.corpus.listing import Shard
+from jacobian_core.corpus.tokens import Cursor
 from jacobian_core.errors import LakeError
-from jacobian_core.lake import Lake
-from jacobian_core.tokens import Cursor
+from jacobian_core.lake.layout import Lake
 
 if TYPE_CHECKING:
-    from jacobian_core.plan import Plan
+    from jacobian_core.request.plan import Plan
 
 ShardRef = Shard
 CursorRef = Cursor
@@ -130,7 +130,7 @@ def cache_folder() -> Path:
 
 def fetch_artifact(config: RunConfig) -> ArtifactRef:
     """The SAE artifact on the local disk, verified; see `artifact.fetch_artifact` for what it raises."""
-    from jacobian_core import artifact
+    from jacobian_core.artifact import fetch as artifact
 
     found = artifact.fetch_artifact(config.sae, cache_folder())
     return ArtifactRef(str(found.folder), found.locator, found.digest)
@@ -141,12 +141,12 @@ def resolve_run(config: RunConfig, artifact: ArtifactRef) -> RunRef:
 
     Raises ArtifactError, ModelError, CorpusError for what can't be found, and LakeError for a lake that can't be used.
     """
-    from jacobian_core.corpus import list_shards
-    from jacobian_core.identity import run_id
-    from jacobian_core.llm import pinned
-    from jacobian_core.request import describe_request
-    from jacobian_core.runs import begin_run
-    from jacobian_core.warehouse import refresh_warehouse
+    from jacobian_core.corpus.listing import list_shards
+    from jacobian_core.lake.runs import begin_run
+    from jacobian_core.model.llm import pinned
+    from jacobian_core.request.describe import describe_request
+    from jacobian_core.request.identity import run_id
+    from jacobian_core.sql.warehouse import refresh_warehouse
 
     config = config.model_copy(update={"model": pinned(config.model)})
     shards = list_shards(config.corpus)
@@ -164,9 +164,9 @@ def check_quality(run: RunRef) -> QualityReport:
 
     Raises ModelError where the pair explains too little or the MLP is not what its weights say.
     """
-    from jacobian_core.files import write_atomic
-    from jacobian_core.quality import refuse_bad_fit
-    from jacobian_core.worker import measure_quality, quality_json
+    from jacobian_core.lake.files import write_atomic
+    from jacobian_core.model.quality import refuse_bad_fit
+    from jacobian_core.work.worker import measure_quality, quality_json
 
     fvu, mlp_error = measure_quality(run)
     report = QualityReport(fvu.fvu_in, fvu.fvu_out, fvu.tokens, mlp_error)
@@ -189,7 +189,7 @@ def stage_blocks(
     Raises CorpusError where the shard is damaged: whole blocks before the damage are staged all the same, and handed
     out by the call before the one that raises.
     """
-    from jacobian_core.staged import next_blocks
+    from jacobian_core.corpus.staged import next_blocks
 
     return next_blocks(run, shard, cursor or Cursor(0, 0), budget, max_blocks)
 
@@ -199,8 +199,8 @@ def compute_block(run: RunRef, block_id: str) -> BlockResult:
 
     Raises ModelError for values that are not finite and LakeError where the block can't be written.
     """
-    from jacobian_core.files import remove
-    from jacobian_core.worker import compute_and_publish
+    from jacobian_core.lake.files import remove
+    from jacobian_core.work.worker import compute_and_publish
 
     lake = Lake(Path(run.lake))
     marker = lake.block(run.run_id, block_id)
@@ -224,7 +224,7 @@ def open_groups(run: RunRef) -> list[GroupRef]:
     """Scope 'all_inputs': the groups of blocks whose sums are still to be made; none for another scope."""
     if run.config.jacobian.scope != "all_inputs":
         return []
-    from jacobian_core import groups
+    from jacobian_core.work import groups
 
     return [GroupRef(group, tuple(blocks)) for group, blocks in groups.open_groups(run).items()]
 
@@ -234,7 +234,7 @@ def accumulate_group(run: RunRef, group: GroupRef) -> float:
 
     Raises ConfigError, with the number of tiles that would do, where the accumulators do not fit in memory.
     """
-    from jacobian_core import groups
+    from jacobian_core.work import groups
 
     try:
         return groups.accumulate_group(run, group.group_id, list(group.block_ids))
@@ -265,14 +265,14 @@ def publish_run(run: RunRef, skipped: dict[str, int]) -> RunSummary:
 
 def plan_run(config: RunConfig) -> Plan:
     """What the run would cost; see `plan.plan_run`."""
-    from jacobian_core import plan
+    from jacobian_core.request import plan
 
     return plan.plan_run(config)
 
 
 def list_runs(lake: str) -> list[RunInfo]:
     """Every run of a lake, finished or in progress."""
-    from jacobian_core.run_facts import run_snapshot
+    from jacobian_core.sql.run_facts import run_snapshot
 
     found = Lake.open(lake)
     infos = []

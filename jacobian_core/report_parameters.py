@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from jacobian_core.errors import QueryError
-from jacobian_core.sql_files import Item, SqlFile, nearest
+from jacobian_core.sql.sql_files import Item, SqlFile, nearest
 
 Value = str | int | float | bool | list[float]
 """A parameter as DuckDB takes it."""

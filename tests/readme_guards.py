@@ -21,8 +21,8 @@ from jacobian_core.config import RunConfig
 from jacobian_core.contracts import TABLES
 from jacobian_core.errors import JacobianFlowsError
 from jacobian_core.profiles import build_model, list_profiles
-from jacobian_core.reports import list_reports, report_info
-from jacobian_core.sql_files import sql_files
+from jacobian_core.sql.reports import list_reports, report_info
+from jacobian_core.sql.sql_files import sql_files
 from jacobian_core.training.config import TrainPairConfig
 
 ROOT = Path(__file__).parents[1]

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from jacobian_core import pipeline, reference
+from jacobian_core import pipeline
 from jacobian_core.config import RunConfig
 from jacobian_core.errors import ConfigError
-from jacobian_core.lake import Lake
+from jacobian_core.lake.layout import Lake
+from jacobian_core.numerics import reference
 from tests.test_main_job import Truth, rows_of_run
 from tests.tiny import LAYER, run_pipeline, tiny_config
 
@@ -47,8 +48,8 @@ def all_inputs_config(tiny: Path, lake: Path, **groups: dict[str, object]) -> Ru
 
 
 def test_equal_to_the_averaging_cell(tiny: Path, tmp_path: Path) -> None:
-    from jacobian_core.reports import run_report
-    from jacobian_core.warehouse import connect
+    from jacobian_core.sql.reports import run_report
+    from jacobian_core.sql.warehouse import connect
 
     config = all_inputs_config(tiny, tmp_path / "lake")
     run = run_pipeline(config)

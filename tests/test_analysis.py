@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from jacobian_core.analysis import analysis_config
 from jacobian_core.errors import ConfigError, LakeError
+from jacobian_core.request.analysis import analysis_config
 from tests.tiny import run_pipeline, tiny_config
 
 

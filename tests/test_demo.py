@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from jacobian_core import reference
 from jacobian_core.config import RunConfig
-from jacobian_core.lake import Lake
+from jacobian_core.lake.layout import Lake
+from jacobian_core.numerics import reference
 from jacobian_core.profiles import load_config
 from jacobian_core.resources import project_path
 from tests.test_experiments import effect_by_modules
@@ -90,8 +90,8 @@ def test_second_derivatives_and_interventions(tmp_path: Path) -> None:
 
 
 def test_a_lake_of_the_demo_passes_every_check(tmp_path: Path) -> None:
-    from jacobian_core.checks import run_checks
-    from jacobian_core.warehouse import connect
+    from jacobian_core.sql.checks import run_checks
+    from jacobian_core.sql.warehouse import connect
 
     run = run_pipeline(small("demo", tmp_path / "lake"))
     with connect(Lake.open(tmp_path / "lake"), [run.run_id]) as connection:

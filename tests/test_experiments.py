@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from jacobian_core import reference
 from jacobian_core.config import RunConfig
+from jacobian_core.numerics import reference
 from tests.test_main_job import Truth, rows_of_run
 from tests.tiny import LAYER, run_pipeline, tiny_config
 
@@ -69,10 +69,10 @@ def test_interventions_equal_the_model_with_edited_code(tiny: Path, tmp_path: Pa
 
 
 def test_the_lake_of_such_a_run_is_valid(tiny: Path, tmp_path: Path) -> None:
-    from jacobian_core.checks import run_checks
-    from jacobian_core.lake import Lake
-    from jacobian_core.verify import verify_lake
-    from jacobian_core.warehouse import connect
+    from jacobian_core.lake.layout import Lake
+    from jacobian_core.lake.verify import verify_lake
+    from jacobian_core.sql.checks import run_checks
+    from jacobian_core.sql.warehouse import connect
 
     config = tiny_config(
         tiny, tmp_path / "lake", jacobian={"derivatives": "second", "min_abs": 0.02, "top_entries_per_token": 20},

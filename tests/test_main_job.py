@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import torch
 
-from jacobian_core import reference
 from jacobian_core.config import RunConfig
-from jacobian_core.lake import Lake
+from jacobian_core.lake.layout import Lake
+from jacobian_core.numerics import reference
 from tests.tiny import LAYER, run_pipeline, tiny_config
 
 EVALUATE_AT = ["reconstruction", "activation"]
@@ -27,7 +27,7 @@ class Truth:
     def __init__(self, config: RunConfig, layer: int) -> None:
         from transformers import AutoModelForCausalLM
 
-        from jacobian_core.sae_pair import load_sae_pair
+        from jacobian_core.artifact.sae_pair import load_sae_pair
 
         self.module = AutoModelForCausalLM.from_pretrained(config.model.name, dtype=torch.float64)
         self.mlp = self.module.gpt_neox.layers[layer].mlp.requires_grad_(False)
@@ -55,7 +55,7 @@ class Truth:
 
 
 def rows_of_run(config: RunConfig, run_id: str, sql: str) -> list[tuple[object, ...]]:
-    from jacobian_core.warehouse import connect
+    from jacobian_core.sql.warehouse import connect
 
     with connect(Lake.open(Path(config.lake.root)), [run_id]) as connection:
         return connection.execute(sql).fetchall()
@@ -130,8 +130,8 @@ def test_sql_aggregates_equal_a_dense_accumulation(tiny: Path, tmp_path: Path) -
 
 def check_thresholds(config: RunConfig, run_id: str, dense: dict[str, np.ndarray]) -> None:
     """`threshold_fractions` against the notebook's cell on the dense matrices."""
-    from jacobian_core.reports import run_report
-    from jacobian_core.warehouse import connect
+    from jacobian_core.sql.reports import run_report
+    from jacobian_core.sql.warehouse import connect
 
     with connect(Lake.open(Path(config.lake.root)), [run_id]) as connection:
         tokens = connection.execute("SELECT count(*) FROM tokens").fetchone()[0]

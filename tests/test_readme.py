@@ -12,7 +12,7 @@ import pytest
 
 from jacobian_core.dictionary import DOCUMENTS
 from jacobian_core.errors import JacobianFlowsError
-from jacobian_core.lake import Lake
+from jacobian_core.lake.layout import Lake
 from tests.readme_guards import (
     ROOT,
     queries,
@@ -32,7 +32,7 @@ GUARDS: dict[Callable[[str], list[str]], tuple[str, str]] = {
     wrong_commands: ("jacobian verify --lake lake", "jacobian verify --lakes lake"),
     wrong_keys: ("`jacobian.min_abs`", "`jacobian.minimum`"),
     wrong_toml: ("max_tokens = 100_000", "most_tokens = 100_000"),
-    wrong_tree: ("  reference.py ", "  referent.py "),
+    wrong_tree: ("  pipeline.py ", "  pipelines.py "),
     wrong_tables: ("| `latents` |", "| `codes` |"),
     wrong_lists: ("| `jacobian verify` |", "| `jacobian check` |"),
     wrong_links: ("](LICENSE)", "](LICENCE)"),
@@ -80,8 +80,8 @@ def lake(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Lake:
 
 @pytest.mark.parametrize("query", queries(README), ids=lambda query: query.splitlines()[0][3:30])
 def test_queries_run(query: str, lake: Lake) -> None:
-    from jacobian_core.reports import run_sql
-    from jacobian_core.warehouse import connect
+    from jacobian_core.sql.reports import run_sql
+    from jacobian_core.sql.warehouse import connect
 
     with connect(lake) as connection:
         found = run_sql(connection, query)
@@ -90,8 +90,8 @@ def test_queries_run(query: str, lake: Lake) -> None:
 
 
 def test_there_are_ten_queries_and_a_wrong_one_fails(lake: Lake) -> None:
-    from jacobian_core.reports import run_sql
-    from jacobian_core.warehouse import connect
+    from jacobian_core.sql.reports import run_sql
+    from jacobian_core.sql.warehouse import connect
 
     ten = queries(section(README, "Ten queries"))
     assert [query.split(".")[0] for query in ten] == [f"-- {number}" for number in range(1, 11)]

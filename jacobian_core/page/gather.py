@@ -13,7 +13,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from jacobian_core.errors import QueryError
-from jacobian_core.lake import Lake
+from jacobian_core.lake.layout import Lake
 from jacobian_core.page.theme import SERIES
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def _gather(
     shown_as: tuple[str, int],
     known: Mapping[str, pa.Table],
 ) -> RunData:
-    from jacobian_core.reports import list_reports, run_report, run_sql
+    from jacobian_core.sql.reports import list_reports, run_report, run_sql
 
     existing = {info.name for info in list_reports()}
     reports: dict[str, list[Row]] = {}
@@ -145,7 +145,7 @@ def _gather(
 
 def add_text(connection: duckdb.DuckDBPyConnection, run_id: str, rows: Sequence[Row]) -> None:
     """Give rows with a `token_id` the token's text, and what stands before and after it."""
-    from jacobian_core.reports import run_sql
+    from jacobian_core.sql.reports import run_sql
 
     ids = [row["token_id"] for row in rows]
     found = run_sql(connection, _TEXT, {"run_id": run_id, "token_ids": ids}).to_pylist() if ids else []
@@ -167,14 +167,14 @@ def short_paths(value: Any) -> Any:
 
 def _record(lake: Lake, run_id: str) -> dict[str, Any]:
     """The manifest, or the request of a run that goes on, without its list of parts."""
-    from jacobian_core.run_facts import run_snapshot
+    from jacobian_core.sql.run_facts import run_snapshot
 
     snapshot = run_snapshot(lake, run_id)
     return {} if snapshot is None else snapshot.record.model_dump(mode="json", exclude={"blocks", "parts"})
 
 
 def _checks(connection: duckdb.DuckDBPyConnection, run_id: str, facts: Row) -> tuple[CheckLine, ...] | None:
-    from jacobian_core.checks import run_checks
+    from jacobian_core.sql.checks import run_checks
 
     if (facts.get("entries_stored") or 0) > CHECKED_ENTRIES:
         return None

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 
 from jacobian_core.page.canvas import svg_of
 from jacobian_core.page.picture import Cell, Numbers, Picture
-from jacobian_core.render import format_value, safe_text
+from jacobian_core.sql.render import format_value, safe_text
 
 _IN_FULL, _OUT_OF_HAND = 1e4, 1e15
 """Between these, a float in a table is written as a whole number, not with an exponent."""

@@ -9,7 +9,7 @@ from jacobian_core.page import causal, contexts, curves, distributions, shapes
 from jacobian_core.page.gather import Row, RunData
 from jacobian_core.page.markup import details, element, facts, figures, paragraph, section, table, text
 from jacobian_core.page.picture import Cell, Picture, percent, shown
-from jacobian_core.reports import report_info
+from jacobian_core.sql.reports import report_info
 
 _NO_INTERVENTIONS = (
     "This run varied no latents, so it can’t answer the question: run it with `--set interventions.kinds=ablate`."

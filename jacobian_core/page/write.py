@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jacobian_core import files
-from jacobian_core.lake import Lake
+from jacobian_core.lake import files
+from jacobian_core.lake.layout import Lake
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -46,7 +46,7 @@ def write_page(
     from jacobian_core.page.document import page
     from jacobian_core.page.gather import gather_runs
     from jacobian_core.page.sections import draw_all
-    from jacobian_core.warehouse import connect
+    from jacobian_core.sql.warehouse import connect
 
     chosen = list(dict.fromkeys(run_ids))
     with connect(lake, chosen) as connection:

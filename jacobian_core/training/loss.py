@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Bool, Float
 
-from jacobian_core.mlp import Mlp
+from jacobian_core.model.mlp import Mlp
 from jacobian_core.training.dictionary import DictionaryPair, Selection, TopKDictionary
 from jacobian_core.training.penalty import sum_abs_jacobian
 

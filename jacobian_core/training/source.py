@@ -12,8 +12,8 @@ from jaxtyping import Int
 
 from jacobian_core.config import ModelConfig
 from jacobian_core.errors import ModelError
-from jacobian_core.llm import LanguageModel, load_language_model
-from jacobian_core.mlp import Mlp
+from jacobian_core.model.llm import LanguageModel, load_language_model
+from jacobian_core.model.mlp import Mlp
 from jacobian_core.training.loss import MlpBatch
 
 if TYPE_CHECKING:

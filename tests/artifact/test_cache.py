@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from jacobian_core.artifact import fetch_artifact
-from jacobian_core.artifact_cache import copies_on, copy_folder, partial_folder, publish, read_copy
-from jacobian_core.artifact_files import Artifact, describe, select_files
+from jacobian_core.artifact.cache import copies_on, copy_folder, partial_folder, publish, read_copy
+from jacobian_core.artifact.fetch import fetch_artifact
+from jacobian_core.artifact.files import Artifact, describe, select_files
+from jacobian_core.artifact.redact import redact
 from jacobian_core.config import SaeConfig
 from jacobian_core.errors import ArtifactError, ConfigError
-from jacobian_core.redact import redact
 from tests.artifact.conftest import published_files
 
 LOCATOR = "wandb:ent/proj/name:v4"

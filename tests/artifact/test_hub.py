@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from jacobian_core.artifact import fetch_artifact
-from jacobian_core.artifact_files import Artifact
+from jacobian_core.artifact.fetch import fetch_artifact
+from jacobian_core.artifact.files import Artifact
 from jacobian_core.config import SaeConfig
 from jacobian_core.errors import ArtifactError, ConfigError
 from tests.artifact.conftest import CANARY, published_files

@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from jacobian_core.artifact.sae_pair import SaePair, check_pair_fits, load_sae_pair, model_weights_of
 from jacobian_core.errors import ArtifactError
-from jacobian_core.sae_pair import SaePair, check_pair_fits, load_sae_pair, model_weights_of
 from tests.artifact.conftest import (
     LATENTS,
     OUT_LATENTS,

@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
-from jacobian_core.artifact import fetch_artifact
-from jacobian_core.artifact_files import Artifact
-from jacobian_core.artifact_wandb import Patience, fetch_wandb
+from jacobian_core.artifact.fetch import fetch_artifact
+from jacobian_core.artifact.files import Artifact
+from jacobian_core.artifact.wandb import Patience, fetch_wandb
 from jacobian_core.config import SaeConfig
 from jacobian_core.errors import ArtifactError, ConfigError
 from tests.artifact.conftest import CANARY, published_files
@@ -236,7 +236,7 @@ def test_a_full_disk_is_the_disks_fault(serve: Serve, cache: Path) -> None:
     fetch = f"fetch_wandb({LOCATION!r}, Path({str(cache)!r}))"
     code = f"""
 import resource
-from jacobian_core.artifact_wandb import *
+from jacobian_core.artifact.wandb import *
 resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, 2_000_000))
 try:
     {fetch}
@@ -251,7 +251,7 @@ except ArtifactError as error:
 def test_a_fetch_killed_half_way_leaves_nothing_for_the_next(serve: Serve, cache: Path) -> None:
     server = serve(stall=True)
     code = f"fetch_wandb({LOCATION!r}, Path({str(cache)!r}))"
-    process = subprocess.Popen([sys.executable, "-c", f"from jacobian_core.artifact_wandb import *; {code}"])
+    process = subprocess.Popen([sys.executable, "-c", f"from jacobian_core.artifact.wandb import *; {code}"])
     deadline = time.monotonic() + 30
     while not any(request.startswith("get /files") for request in server.requests) and time.monotonic() < deadline:
         time.sleep(0.05)

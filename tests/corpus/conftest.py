@@ -9,7 +9,7 @@ import pytest
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from jacobian_core.tokenizer import Tokenizer, load_tokenizer
+from jacobian_core.corpus.tokenizer import Tokenizer, load_tokenizer
 
 TEXT = "the cat sat on the mat and the dog ran to the other end of the long road because it had seen a bird " * 20
 

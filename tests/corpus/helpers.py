@@ -11,9 +11,9 @@ import pyarrow as pa
 import zstandard
 
 from jacobian_core.config import CorpusConfig
-from jacobian_core.corpus import Shard, list_shards
+from jacobian_core.corpus.listing import Shard, list_shards
+from jacobian_core.corpus.shards import Document, Skipped, read_documents
 from jacobian_core.errors import CorpusError
-from jacobian_core.shards import Document, Skipped, read_documents
 
 T = TypeVar("T")
 

@@ -11,10 +11,10 @@ import sys
 from typing import Any
 
 from jacobian_core.config import CorpusConfig, ModelConfig
-from jacobian_core.corpus import list_shards
+from jacobian_core.corpus.listing import list_shards
+from jacobian_core.corpus.tokenizer import load_tokenizer
+from jacobian_core.corpus.tokens import cut_blocks
 from jacobian_core.errors import JacobianFlowsError
-from jacobian_core.tokenizer import load_tokenizer
-from jacobian_core.tokens import cut_blocks
 
 
 def cut(corpus: dict[str, Any], model: dict[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from jacobian_core.config import CorpusConfig
-from jacobian_core.corpus import list_shards, one_line, open_shard
+from jacobian_core.corpus.listing import list_shards, one_line, open_shard
 from jacobian_core.errors import CorpusError
 from tests.corpus.helpers import record, settings, write_lines
 

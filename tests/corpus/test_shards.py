@@ -13,8 +13,8 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jacobian_core.corpus.shards import Document, SkipCounts, _lines, read_documents
 from jacobian_core.errors import CorpusError
-from jacobian_core.shards import Document, SkipCounts, _lines, read_documents
 from tests.corpus.helpers import (
     memory_of_arrow,
     only_shard,
@@ -237,7 +237,7 @@ def test_a_shard_that_vanished_is_a_clear_error(tmp_path: Path) -> None:
 
 
 def test_a_row_beyond_what_ids_can_count_stops_the_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jacobian_core.shards.ROW_BITS", 2)
+    monkeypatch.setattr("jacobian_core.corpus.shards.ROW_BITS", 2)
     write_lines(tmp_path / "a.jsonl", [record(str(row)) for row in range(5)])
     with pytest.raises(CorpusError, match="more than 4 rows"):
         rows_of(tmp_path)

@@ -15,10 +15,10 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from jacobian_core.blocks import TokenBlock
 from jacobian_core.contracts import DOCUMENTS
+from jacobian_core.corpus.blocks import TokenBlock
+from jacobian_core.corpus.staging import load_block, save_block
 from jacobian_core.errors import LakeError
-from jacobian_core.staging import load_block, save_block
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=5)
 
@@ -132,7 +132,7 @@ def test_a_block_that_does_not_fit_together_is_refused(tmp_path: Path) -> None:
 
 def test_another_version_of_the_contract_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_block(make_block([2]), tmp_path / "b.arrow")
-    monkeypatch.setattr("jacobian_core.staging.DOCUMENTS", replace(DOCUMENTS, version=99))
+    monkeypatch.setattr("jacobian_core.corpus.staging.DOCUMENTS", replace(DOCUMENTS, version=99))
     with pytest.raises(LakeError, match="another version"):
         load_block(tmp_path / "b.arrow")
 

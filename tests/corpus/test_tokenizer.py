@@ -11,8 +11,8 @@ import pytest
 from tokenizers import Tokenizer as Backend
 
 from jacobian_core.config import ModelConfig
+from jacobian_core.corpus.tokenizer import Tokenizer, load_tokenizer
 from jacobian_core.errors import ModelError
-from jacobian_core.tokenizer import Tokenizer, load_tokenizer
 
 
 def test_encoding_adds_nothing_and_cuts_nothing(tokenizer: Tokenizer) -> None:

@@ -16,14 +16,14 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from jacobian_core import tokens
-from jacobian_core.blocks import TokenBlock
 from jacobian_core.config import CorpusConfig
 from jacobian_core.contracts import DOCUMENTS, document_id, token_id
-from jacobian_core.corpus import Shard
-from jacobian_core.shards import SkipCounts
-from jacobian_core.tokenizer import Tokenizer
-from jacobian_core.tokens import Cursor, cut_blocks
+from jacobian_core.corpus import tokens
+from jacobian_core.corpus.blocks import TokenBlock
+from jacobian_core.corpus.listing import Shard
+from jacobian_core.corpus.shards import SkipCounts
+from jacobian_core.corpus.tokenizer import Tokenizer
+from jacobian_core.corpus.tokens import Cursor, cut_blocks
 from tests.corpus.helpers import only_shard, record, settings, until_damage, write_lines
 
 START = Cursor(0, 0)

@@ -18,7 +18,7 @@ from typing import Any
 
 import psutil
 
-from jacobian_core.lake import Lake
+from jacobian_core.lake.layout import Lake
 from tests.flows.test_cli import environment
 
 _POLL_SECONDS = 0.5

@@ -13,7 +13,7 @@ import pytest
 from flows.server import ServerState
 from flows.status import LakeRunLine, read_status
 from jacobian_core import pipeline
-from jacobian_core.lake import Lake
+from jacobian_core.lake.layout import Lake
 from tests.flows.test_cli import jacobian
 from tests.tiny import tiny_config
 

@@ -16,9 +16,11 @@ from hypothesis import strategies as st
 
 from jacobian_core import pipeline
 from jacobian_core.config import RunConfig
-from jacobian_core.corpus import Shard
+from jacobian_core.corpus.listing import Shard
 from jacobian_core.errors import ConfigError, CorpusError
-from jacobian_core.ingest import (
+from jacobian_core.lake.layout import Lake
+from jacobian_core.request.describe import describe_request
+from jacobian_core.request.ingest import (
     HeldShard,
     IngestPlan,
     batch_config,
@@ -27,8 +29,6 @@ from jacobian_core.ingest import (
     next_batches,
     plan_ingest,
 )
-from jacobian_core.lake import Lake
-from jacobian_core.request import describe_request
 from tests.tiny import make_corpus, run_pipeline, tiny_config
 
 NAMES = [f"{n:02d}" for n in range(12)]
@@ -93,7 +93,7 @@ def fire(config: RunConfig, at_once: int = 2) -> str:
 
 
 def document_shards(lake: Path, run_id: str) -> set[tuple[int, str]]:
-    from jacobian_core.warehouse import connect
+    from jacobian_core.sql.warehouse import connect
 
     with connect(Lake.open(lake), [run_id]) as connection:
         return set(connection.execute("SELECT document_id, shard FROM documents").fetchall())
@@ -168,7 +168,7 @@ def test_a_clock_that_went_backwards_hashes_and_still_finds_the_shard(pile: Path
     fire(config)
     shards = [Shard(s.name, s.index, s.url, s.size_bytes, None) for s in pipeline.resolve_run(
         tiny_config(pile, tmp_path / "other"), pipeline.fetch_artifact(config)).shards]  # fmt: skip
-    from jacobian_core.ingest import held_shards
+    from jacobian_core.request.ingest import held_shards
 
     artifact = pipeline.fetch_artifact(config)
     wanted, _ = describe_request(config, Path(artifact.folder), artifact.digest, [])

@@ -10,7 +10,7 @@ import pytest
 
 import jacobian_core
 from jacobian_core.errors import CorpusError
-from jacobian_core.lake import Lake
+from jacobian_core.lake.layout import Lake
 from tests.flows.test_main_command import PROFILE
 
 QUICK = ["compute.threads=1", "corpus.max_tokens=60"]
@@ -64,6 +64,6 @@ def test_another_failure_stops_the_firing(work: Path, prefect_api: str, monkeypa
     def broken(*_: object) -> None:
         raise jacobian_core.errors.LakeError("the disk is full.")
 
-    monkeypatch.setattr("jacobian_core.runs.begin_run", broken)
+    monkeypatch.setattr("jacobian_core.lake.runs.begin_run", broken)
     assert fire(work).type.value == "FAILED"
     assert shards_of(work) == []

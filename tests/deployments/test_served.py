@@ -11,8 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from jacobian_core.lake import Lake
-from jacobian_core.verify import verify_lake
+from jacobian_core.lake.layout import Lake
+from jacobian_core.lake.verify import verify_lake
 from tests.deployments.served import Served, digests, shards_of_runs, until
 from tests.flows.test_main_command import PROFILE
 from tests.tiny import make_corpus, make_model, make_pair, run_pipeline, tiny_config

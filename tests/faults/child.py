@@ -78,8 +78,8 @@ def attempt(order: Order, now: Any, computing: Any, entered: Connection, answer:
 
 def _warm(root: Path) -> None:
     """Load what every attempt needs: one run of each scope, whose workers stay loaded and are inherited by forks."""
-    from jacobian_core import worker
     from jacobian_core.config import RunConfig
+    from jacobian_core.work import worker
 
     loaded: dict[Any, Any] = {}
     for path in sorted(root.glob("warm-*.json")):

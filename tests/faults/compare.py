@@ -12,9 +12,9 @@ from typing import Any
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from jacobian_core.files import TEMPORARY_PREFIX
-from jacobian_core.lake import Lake
-from jacobian_core.verify import verify_lake
+from jacobian_core.lake.files import TEMPORARY_PREFIX
+from jacobian_core.lake.layout import Lake
+from jacobian_core.lake.verify import verify_lake
 
 _OF_THIS_ATTEMPT = ("warehouse.duckdb",)
 """Files that are not the same bytes twice: they hold absolute paths."""

@@ -24,7 +24,7 @@ _CAPABILITY_VERSION = 0x20080522
 @contextmanager
 def impatient(seconds: float) -> Iterator[None]:
     """Wait for another's lock no longer than this."""
-    from jacobian_core import files
+    from jacobian_core.lake import files
 
     with patch.object(files.exclusive.__wrapped__, "__defaults__", (seconds,)):  # type: ignore[attr-defined]
         yield

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from jacobian_core.config import RunConfig
-from jacobian_core.lake import Lake
+from jacobian_core.lake.layout import Lake
 from tests.faults.attempts import Attempt, Runs
 from tests.faults.child import Done, Failed
 from tests.faults.compare import difference, leftovers, visible_problems

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jacobian_core.files import temporary_path
+from jacobian_core.lake.files import temporary_path
 from tests.faults.compare import Difference, difference, leftovers, visible_problems
 from tests.faults.table import Harness, Tried, summary
 

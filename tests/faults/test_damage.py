@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from jacobian_core.lake import Lake
-from jacobian_core.verify import Finding, verify_lake
+from jacobian_core.lake.layout import Lake
+from jacobian_core.lake.verify import Finding, verify_lake
 from tests.faults.child import Done
 from tests.faults.table import Harness, Tried, failure
 

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from flows.server import ServerState, start_server, stop_server
-from jacobian_core.lake import Lake
+from jacobian_core.lake.layout import Lake
 from tests.faults.child import Done
 from tests.faults.faults import slow_blocks
 from tests.faults.table import Harness, Tried

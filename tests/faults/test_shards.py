@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from jacobian_core.lake import Lake
+from jacobian_core.lake.layout import Lake
 from tests.faults.conftest import Configure
 from tests.faults.table import Harness, Tried, failure
 from tests.faults.test_damage import flip_a_bit, truncate

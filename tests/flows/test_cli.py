@@ -15,7 +15,7 @@ import pytest
 
 from flows import cli, output
 from flows.server import ServerState
-from jacobian_core.lake import Lake
+from jacobian_core.lake.layout import Lake
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = [

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from flows.server import ServerState
-from jacobian_core.lake import Lake
-from jacobian_core.verify import verify_lake
+from jacobian_core.lake.layout import Lake
+from jacobian_core.lake.verify import verify_lake
 from tests.flows.test_cli import jacobian
 from tests.tiny import make_corpus, make_model, make_pair
 

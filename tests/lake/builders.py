@@ -11,14 +11,14 @@ import numpy as np
 import pyarrow as pa
 from hypothesis import strategies as st
 
-from jacobian_core.blocks import make_block_id
 from jacobian_core.config import LakeConfig
 from jacobian_core.contracts import PAIR_STATS, TABLES, Column, Table, document_id, token_id
-from jacobian_core.lake import Lake
-from jacobian_core.manifest import BlockMarker, PartInfo, RunManifest
-from jacobian_core.parts import PartWriter
-from jacobian_core.publish import BlockWriter, merge_totals, publish_part
-from jacobian_core.runs import begin_run, publish_run
+from jacobian_core.corpus.blocks import make_block_id
+from jacobian_core.lake.layout import Lake
+from jacobian_core.lake.manifest import BlockMarker, PartInfo, RunManifest
+from jacobian_core.lake.parts import PartWriter
+from jacobian_core.lake.publish import BlockWriter, merge_totals, publish_part
+from jacobian_core.lake.runs import begin_run, publish_run
 
 RUN = "demo-0123456789ab"
 IDENTITY: dict[str, Any] = {"artifact": "a" * 64, "jacobian": {"min_abs": 0.0}}

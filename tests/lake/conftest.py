@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from jacobian_core.lake import Lake
+from jacobian_core.lake.layout import Lake
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from jacobian_core.lake import Lake
+from jacobian_core.lake.layout import Lake
 from tests.lake.builders import write_run
 
 

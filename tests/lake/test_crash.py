@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from jacobian_core.lake import Lake
-from jacobian_core.verify import verify_lake
+from jacobian_core.lake.layout import Lake
+from jacobian_core.lake.verify import verify_lake
 from tests.lake.builders import RUN, snapshot, temporaries, write_run
 
 ROOT = Path(__file__).parents[2]

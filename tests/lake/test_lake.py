@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from jacobian_core.errors import LakeError
-from jacobian_core.lake import Lake
-from jacobian_core.manifest import BlockMarker, PartInfo, RunManifest, from_json, to_json
-from jacobian_core.runs import begin_run
+from jacobian_core.lake.layout import Lake
+from jacobian_core.lake.manifest import BlockMarker, PartInfo, RunManifest, from_json, to_json
+from jacobian_core.lake.runs import begin_run
 from tests.lake.builders import IDENTITY, RUN, write_block, write_pair_stats, write_run
 
 

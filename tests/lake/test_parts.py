@@ -14,12 +14,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from jacobian_core import files
 from jacobian_core.config import LakeConfig
 from jacobian_core.contracts import JACOBIAN_ENTRIES, TABLES, Table
 from jacobian_core.errors import LakeError
-from jacobian_core.lake import Lake
-from jacobian_core.parts import PartWriter, PreparedPart
+from jacobian_core.lake import files
+from jacobian_core.lake.layout import Lake
+from jacobian_core.lake.parts import PartWriter, PreparedPart
 from tests.lake.builders import CONFIG, RUN, SMALL_GROUPS, example_tables, rows_of, temporaries
 
 quick = settings(

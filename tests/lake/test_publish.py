@@ -10,13 +10,13 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from jacobian_core import files
 from jacobian_core.contracts import BLOCK_TABLES, TABLES
 from jacobian_core.errors import LakeError
-from jacobian_core.lake import Lake
-from jacobian_core.parts import PartWriter, PreparedPart
-from jacobian_core.publish import block_totals, merge_totals, publish_block, publish_part, withdraw_block
-from jacobian_core.runs import begin_run, publish_run, sweep
+from jacobian_core.lake import files
+from jacobian_core.lake.layout import Lake
+from jacobian_core.lake.parts import PartWriter, PreparedPart
+from jacobian_core.lake.publish import block_totals, merge_totals, publish_block, publish_part, withdraw_block
+from jacobian_core.lake.runs import begin_run, publish_run, sweep
 from tests.lake.builders import (
     CONFIG,
     IDENTITY,

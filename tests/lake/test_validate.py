@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from jacobian_core.contracts import JACOBIAN_ENTRIES, LATENTS, TABLES, TOKENS
 from jacobian_core.errors import LakeError
-from jacobian_core.validate import check_rows
+from jacobian_core.lake.validate import check_rows
 from tests.lake.builders import example_tables, rows_of, table_of
 
 Change = Callable[[dict[str, list[Any]]], object]

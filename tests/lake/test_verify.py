@@ -8,15 +8,15 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from jacobian_core import files
 from jacobian_core.contracts import TABLES
 from jacobian_core.errors import LakeError
-from jacobian_core.lake import Lake
-from jacobian_core.manifest import BlockMarker, RunManifest, to_json
-from jacobian_core.parts import encode_options
-from jacobian_core.runs import begin_run
-from jacobian_core.validate import part_metadata
-from jacobian_core.verify import verify_lake
+from jacobian_core.lake import files
+from jacobian_core.lake.layout import Lake
+from jacobian_core.lake.manifest import BlockMarker, RunManifest, to_json
+from jacobian_core.lake.parts import encode_options
+from jacobian_core.lake.runs import begin_run
+from jacobian_core.lake.validate import part_metadata
+from jacobian_core.lake.verify import verify_lake
 from tests.lake.builders import CONFIG, IDENTITY, RUN, example_tables, write_block, write_run
 
 BLOCK = "0000-000000"

@@ -12,10 +12,10 @@ import pytest
 
 from jacobian_core.contracts import TABLES
 from jacobian_core.errors import LakeError
-from jacobian_core.lake import Lake
-from jacobian_core.runs import begin_run
-from jacobian_core.verify import verify_lake
-from jacobian_core.warehouse import build_warehouse, connect
+from jacobian_core.lake.layout import Lake
+from jacobian_core.lake.runs import begin_run
+from jacobian_core.lake.verify import verify_lake
+from jacobian_core.sql.warehouse import build_warehouse, connect
 from tests.lake.builders import IDENTITY, RUN, write_block, write_run
 
 READERS: dict[str, Callable[[Lake], Any]] = {
@@ -62,7 +62,7 @@ def test_parts_of_another_contract(written: Lake, table: str, version: int, monk
     with connect(written) as connection:
         assert connection.execute(f"SELECT count(*) > 0 FROM {table}").fetchone() == (True,)
     monkeypatch.setitem(TABLES, table, replace(TABLES[table], version=version))
-    monkeypatch.setattr("jacobian_core.warehouse._checked", set())  # another program has checked nothing yet
+    monkeypatch.setattr("jacobian_core.sql.warehouse._checked", set())  # another program has checked nothing yet
     for read in (connect, build_warehouse):
         with pytest.raises(LakeError, match=rf"metadata says jacobian_flows\.version = b'1', expected b'{version}'"):
             read(written)

@@ -10,9 +10,9 @@ import shutil
 import sys
 from pathlib import Path
 
-from jacobian_core.compact import compact_run
-from jacobian_core.lake import Lake
-from jacobian_core.retention import sweep_lake
+from jacobian_core.lake.compact import compact_run
+from jacobian_core.lake.layout import Lake
+from jacobian_core.lake.retention import sweep_lake
 from tests.lake.builders import RUN
 from tests.lake.crash_driver import _kill_before_step
 

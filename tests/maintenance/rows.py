@@ -8,8 +8,8 @@ from pathlib import Path
 import duckdb
 
 from jacobian_core.contracts import TABLES
-from jacobian_core.lake import Lake
-from jacobian_core.warehouse import connect
+from jacobian_core.lake.layout import Lake
+from jacobian_core.sql.warehouse import connect
 
 
 def rows_of(connection: duckdb.DuckDBPyConnection) -> dict[str, list[tuple[object, ...]]]:

@@ -13,15 +13,15 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from jacobian_core.compact import compact_run, row_groups
 from jacobian_core.contracts import BLOCK_TABLES
 from jacobian_core.errors import LakeError
-from jacobian_core.lake import Lake
-from jacobian_core.manifest import PartInfo, to_json
-from jacobian_core.retention import sweep_lake
-from jacobian_core.runs import begin_run
-from jacobian_core.verify import verify_lake
-from jacobian_core.warehouse import build_warehouse, connect
+from jacobian_core.lake.compact import compact_run, row_groups
+from jacobian_core.lake.layout import Lake
+from jacobian_core.lake.manifest import PartInfo, to_json
+from jacobian_core.lake.retention import sweep_lake
+from jacobian_core.lake.runs import begin_run
+from jacobian_core.lake.verify import verify_lake
+from jacobian_core.sql.warehouse import build_warehouse, connect
 from tests.lake.builders import IDENTITY, RUN, snapshot, temporaries, write_block, write_run
 from tests.maintenance.rows import parts_named, parts_on_disk, rows_of, seen
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from jacobian_core.compact import compact_run
 from jacobian_core.errors import LakeError
-from jacobian_core.export import export_run
-from jacobian_core.lake import Lake
-from jacobian_core.verify import verify_lake
+from jacobian_core.lake.compact import compact_run
+from jacobian_core.lake.export import export_run
+from jacobian_core.lake.layout import Lake
+from jacobian_core.lake.verify import verify_lake
 from tests.maintenance.rows import seen
 from tests.sql.lakes import HAND_RUN, hand_lake
 

@@ -14,10 +14,10 @@ import pytest
 from flows.drift import BlockWatch, recorded_drift
 from flows.progress import Meter
 from jacobian_core.config import QualityConfig
-from jacobian_core.lake import Lake
-from jacobian_core.manifest import BlockMarker, to_json
-from jacobian_core.publish import merge_totals
-from jacobian_core.runs import begin_run
+from jacobian_core.lake.layout import Lake
+from jacobian_core.lake.manifest import BlockMarker, to_json
+from jacobian_core.lake.publish import merge_totals
+from jacobian_core.lake.runs import begin_run
 from tests.lake.builders import IDENTITY, RUN, write_run
 from tests.maintenance.rows import seen
 from tests.maintenance.test_gate import EVEN, block

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from jacobian_core import gate, pipeline
-from jacobian_core.checks import CheckResult
 from jacobian_core.config import QualityConfig
-from jacobian_core.drift import DriftWatch, block_measures, blocks_drift, run_drift
 from jacobian_core.errors import LakeError
-from jacobian_core.lake import Lake
-from jacobian_core.manifest import BlockMarker
-from jacobian_core.publish import BlockWriter, total_problems
+from jacobian_core.lake.layout import Lake
+from jacobian_core.lake.manifest import BlockMarker
+from jacobian_core.lake.publish import BlockWriter, total_problems
+from jacobian_core.request.drift import DriftWatch, block_measures, blocks_drift, run_drift
+from jacobian_core.sql.checks import CheckResult
 from tests.lake.builders import CONFIG, IDENTITY, RUN, example_tables, write_run
 from tests.tiny import run_pipeline, tiny_config
 
@@ -78,7 +78,7 @@ def test_impossible_totals_are_found(change: dict[str, float], what: str) -> Non
 
 
 def test_a_block_with_impossible_totals_is_not_published(tmp_path: Path) -> None:
-    from jacobian_core.runs import begin_run
+    from jacobian_core.lake.runs import begin_run
 
     lake = Lake.create(tmp_path / "lake")
     begin_run(lake, RUN, IDENTITY, {})
@@ -119,7 +119,7 @@ def published(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Lake:
 def test_a_published_run_says_what_was_checked(published: Lake) -> None:
     manifest = published.manifest(published.runs()[0])
     assert manifest is not None
-    from jacobian_core.sql_files import sql_files
+    from jacobian_core.sql.sql_files import sql_files
 
     assert manifest.quality["checks"] == {"run": len(sql_files("checks"))}
     assert 0 <= manifest.quality["dead_in_share"] < 1  # type: ignore[operator]

@@ -19,7 +19,7 @@ from flows.progress import Figures
 from flows.wandb_log import WandbLog, wandb_listeners
 from jacobian_core.cost import cost_facts
 from jacobian_core.errors import ConfigError
-from jacobian_core.lake import Lake
+from jacobian_core.lake.layout import Lake
 from jacobian_core.profiles import load_config
 from tests.lake.builders import write_run
 
@@ -93,7 +93,7 @@ def test_costs_and_the_time_split(tmp_path: Path) -> None:
 
 
 def test_the_price_is_no_part_of_a_run_s_identity() -> None:
-    from jacobian_core.identity import run_identity
+    from jacobian_core.request.identity import run_identity
 
     plain = load_config("demo")
     priced = load_config("demo", ["compute.cost_per_hour=3", "quality.drift_ratio=2", "quality.checks_max_entries=1"])

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from jacobian_core.errors import LakeError
-from jacobian_core.lake import Lake
-from jacobian_core.manifest import to_json
-from jacobian_core.retention import prune, sweep_lake
-from jacobian_core.runs import begin_run
-from jacobian_core.verify import verify_lake
-from jacobian_core.warehouse import build_warehouse, connect
+from jacobian_core.lake.layout import Lake
+from jacobian_core.lake.manifest import to_json
+from jacobian_core.lake.retention import prune, sweep_lake
+from jacobian_core.lake.runs import begin_run
+from jacobian_core.lake.verify import verify_lake
+from jacobian_core.sql.warehouse import build_warehouse, connect
 from tests.lake.builders import IDENTITY, snapshot, write_block, write_run
 from tests.maintenance.rows import parts_named, parts_on_disk, rows_of
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from jacobian_core.codes import Dictionary
-from jacobian_core.mlp import GELU, Activation, Mlp
-from jacobian_core.sandwich import EvaluateAt, Sandwich
+from jacobian_core.model.mlp import GELU, Activation, Mlp
+from jacobian_core.numerics.codes import Dictionary
+from jacobian_core.numerics.sandwich import EvaluateAt, Sandwich
 
 
 @dataclass(frozen=True)

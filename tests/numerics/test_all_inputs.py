@@ -9,8 +9,10 @@ import random
 import pytest
 import torch
 
-from jacobian_core import reference
-from jacobian_core.all_inputs import (
+from jacobian_core.config import AllInputsConfig
+from jacobian_core.errors import ConfigError
+from jacobian_core.numerics import reference
+from jacobian_core.numerics.all_inputs import (
     GROUP_TOKENS,
     Accumulator,
     ExactSum,
@@ -24,9 +26,7 @@ from jacobian_core.all_inputs import (
     tile_rows,
     units,
 )
-from jacobian_core.config import AllInputsConfig
-from jacobian_core.errors import ConfigError
-from jacobian_core.sandwich import Sandwich
+from jacobian_core.numerics.sandwich import Sandwich
 from tests.numerics.helpers import random_sandwich, to_float32
 from tests.numerics.test_jacobian import reference_function
 

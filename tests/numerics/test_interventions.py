@@ -9,11 +9,18 @@ from dataclasses import replace
 import pytest
 import torch
 
-from jacobian_core import reference
-from jacobian_core.function_shapes import SHAPES, classify, trace
-from jacobian_core.interventions import KindValues, change_latents, values_after
-from jacobian_core.sandwich import Sandwich
-from jacobian_core.strata import PairSample, StrataPlan, all_pairs, chosen_tokens, hash_uniform, stratified_pairs
+from jacobian_core.numerics import reference
+from jacobian_core.numerics.function_shapes import SHAPES, classify, trace
+from jacobian_core.numerics.interventions import KindValues, change_latents, values_after
+from jacobian_core.numerics.sandwich import Sandwich
+from jacobian_core.numerics.strata import (
+    PairSample,
+    StrataPlan,
+    all_pairs,
+    chosen_tokens,
+    hash_uniform,
+    stratified_pairs,
+)
 from tests.numerics.helpers import random_sandwich, to_float32
 from tests.numerics.test_jacobian import reference_function
 

@@ -12,11 +12,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from jacobian_core import reference
-from jacobian_core.codes import Codes
-from jacobian_core.coo import Entries, Thresholds, to_entries
-from jacobian_core.mlp import GELU, GELU_TANH, RELU, RELU_SQUARED, SILU, Activation
-from jacobian_core.sandwich import Sandwich
+from jacobian_core.model.mlp import GELU, GELU_TANH, RELU, RELU_SQUARED, SILU, Activation
+from jacobian_core.numerics import reference
+from jacobian_core.numerics.codes import Codes
+from jacobian_core.numerics.coo import Entries, Thresholds, to_entries
+from jacobian_core.numerics.sandwich import Sandwich
 from tests.numerics.helpers import DenseTopK, random_sandwich, to_float32
 
 ACTIVATIONS = [GELU, GELU_TANH, SILU, RELU, RELU_SQUARED]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from jacobian_core.lake import Lake
+from jacobian_core.lake.layout import Lake
 from jacobian_core.page.write import WrittenPage, write_page
 from tests.report.lakes import RUNS, hostile_lake
 

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from jacobian_core.contracts import document_id, token_id
-from jacobian_core.lake import Lake
+from jacobian_core.lake.layout import Lake
 from tests.sql.lakes import config_of, finish, rows_table, write_blocks
 
 HOSTILE = "<script>alert('x')</script>\"&amp;\u202e\x07\n"

@@ -9,7 +9,7 @@ import pytest
 
 from flows import cli
 from jacobian_core.errors import ConfigError, LakeError
-from jacobian_core.lake import Lake
+from jacobian_core.lake.layout import Lake
 from tests.report.lakes import RUNS
 
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from jacobian_core.contracts import document_id, token_id
-from jacobian_core.lake import Lake
-from jacobian_core.reports import run_report
-from jacobian_core.warehouse import connect
+from jacobian_core.lake.layout import Lake
+from jacobian_core.sql.reports import run_report
+from jacobian_core.sql.warehouse import connect
 from tests.report.lakes import RUNS
 from tests.sql.lakes import HAND, HAND_RUN, config_of, finish, hand_lake, rows_table, tables_of, write_blocks
 

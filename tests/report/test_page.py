@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from jacobian_core.errors import QueryError
-from jacobian_core.lake import Lake
+from jacobian_core.lake.layout import Lake
 from jacobian_core.page.gather import MOST_RUNS, short_labels, short_paths
 from jacobian_core.page.write import WrittenPage, default_folder, write_page
-from jacobian_core.reports import run_report
-from jacobian_core.warehouse import connect
+from jacobian_core.sql.reports import run_report
+from jacobian_core.sql.warehouse import connect
 from tests.report.conftest import text_of
 from tests.report.lakes import HOSTILE, RUNS, hostile_lake
 from tests.sql.lakes import HAND, HAND_RUN, config_of, tables_of, write_blocks

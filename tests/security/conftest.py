@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from jacobian_core.lake import Lake
+from jacobian_core.lake.layout import Lake
 from tests.artifact.conftest import CANARY
 from tests.flows.test_cli import environment, jacobian
 from tests.flows.test_main_command import PROFILE

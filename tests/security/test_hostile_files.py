@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 import zstandard
 
-from jacobian_core.artifact import fetch_artifact
-from jacobian_core.artifact_files import select_files
+from jacobian_core.artifact.fetch import fetch_artifact
+from jacobian_core.artifact.files import select_files
 from jacobian_core.config import CorpusConfig, ModelConfig, SaeConfig
-from jacobian_core.corpus import list_shards
-from jacobian_core.corpus_size import tokens_per_byte
+from jacobian_core.corpus.listing import list_shards
+from jacobian_core.corpus.shards import read_documents
+from jacobian_core.corpus.size import tokens_per_byte
 from jacobian_core.errors import CorpusError
-from jacobian_core.shards import read_documents
 from tests.artifact.conftest import CANARY
 from tests.stand_ins.hub_server import ModelRepository, serve_models
 from tests.stand_ins.wandb_server import serve_wandb

@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 from flows.cli import app
 from flows.results import RUN_REPORTS, run_query, run_reports, verify_all
 from jacobian_core.errors import LakeError, QueryError
-from jacobian_core.lake import Lake
-from jacobian_core.render import render
+from jacobian_core.lake.layout import Lake
+from jacobian_core.sql.render import render
 from tests.flows.test_cli import jacobian
 from tests.security.conftest import RAW_LINES, SHARDS, documents
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from flows.output import write_error_log
-from jacobian_core.artifact import fetch_artifact
+from jacobian_core.artifact.fetch import fetch_artifact
 from jacobian_core.config import SaeConfig
 from jacobian_core.errors import ArtifactError
-from jacobian_core.lake import Lake
+from jacobian_core.lake.layout import Lake
 from tests.artifact.conftest import CANARY
 from tests.flows.test_cli import environment
 from tests.stand_ins.wandb_server import serve_wandb

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import duckdb
 import pytest
 
-from jacobian_core.lake import Lake
-from jacobian_core.warehouse import connect
+from jacobian_core.lake.layout import Lake
+from jacobian_core.sql.warehouse import connect
 from tests.sql.lakes import HAND_RUN, RANDOM_RUN, Token, hand_lake, random_lake, random_tokens
 
 

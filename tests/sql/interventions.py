@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from jacobian_core.lake import Lake
+from jacobian_core.lake.layout import Lake
 from tests.sql.lakes import HAND, HAND_RUN, RANDOM_RUN, Token, config_of, finish, rows_table, tables_of, write_blocks
 
 A, B, C = (token.token_id for token in HAND)

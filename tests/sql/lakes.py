@@ -14,11 +14,11 @@ import pyarrow as pa
 
 from jacobian_core.config import LakeConfig
 from jacobian_core.contracts import TABLES, document_id, token_id
-from jacobian_core.lake import Lake
-from jacobian_core.manifest import PartInfo, RunManifest
-from jacobian_core.marts import build_pair_stats
-from jacobian_core.publish import BlockWriter, merge_totals, publish_part
-from jacobian_core.runs import begin_run, publish_run
+from jacobian_core.lake.layout import Lake
+from jacobian_core.lake.manifest import PartInfo, RunManifest
+from jacobian_core.lake.publish import BlockWriter, merge_totals, publish_part
+from jacobian_core.lake.runs import begin_run, publish_run
+from jacobian_core.sql.marts import build_pair_stats
 
 CONFIG = LakeConfig(duckdb_memory="1GB")
 N_IN, N_OUT = 8, 6

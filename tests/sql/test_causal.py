@@ -11,10 +11,10 @@ import duckdb
 import numpy as np
 import pytest
 
-from jacobian_core.checks import run_checks
-from jacobian_core.reports import run_report
-from jacobian_core.sql_files import sql_file
-from jacobian_core.warehouse import connect
+from jacobian_core.sql.checks import run_checks
+from jacobian_core.sql.reports import run_report
+from jacobian_core.sql.sql_files import sql_file
+from jacobian_core.sql.warehouse import connect
 from tests.sql.interventions import A, B, C, hand_causal_lake, random_causal_lake
 from tests.sql.lakes import HAND_RUN, RANDOM_RUN, Token, random_tokens
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from jacobian_core.checks import run_checks
 from jacobian_core.contracts import TABLES
 from jacobian_core.errors import QueryError
-from jacobian_core.lake import Lake
-from jacobian_core.sql_files import sql_files
-from jacobian_core.warehouse import connect
+from jacobian_core.lake.layout import Lake
+from jacobian_core.sql.checks import run_checks
+from jacobian_core.sql.sql_files import sql_files
+from jacobian_core.sql.warehouse import connect
 from tests.sql.lakes import HAND, HAND_RUN, RANDOM_RUN, random_lake, random_tokens
 
 A, B, C = (token.token_id for token in HAND)

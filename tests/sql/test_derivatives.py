@@ -11,9 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from jacobian_core.lake import Lake
-from jacobian_core.reports import run_report
-from jacobian_core.warehouse import connect
+from jacobian_core.lake.layout import Lake
+from jacobian_core.sql.reports import run_report
+from jacobian_core.sql.warehouse import connect
 from tests.sql.lakes import RANDOM_RUN, Token, config_of, finish, random_tokens, tables_of, write_blocks
 from tests.sql.test_causal import t_reach
 

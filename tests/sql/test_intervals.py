@@ -11,15 +11,15 @@ import duckdb
 import numpy as np
 import pytest
 
-from jacobian_core.checks import run_checks
 from jacobian_core.contracts import PAIR_STATS
-from jacobian_core.lake import Lake
-from jacobian_core.marts import build_pair_stats
-from jacobian_core.parts import PartWriter
-from jacobian_core.publish import publish_part
-from jacobian_core.reports import run_report
-from jacobian_core.sql_files import sql_files
-from jacobian_core.warehouse import connect
+from jacobian_core.lake.layout import Lake
+from jacobian_core.lake.parts import PartWriter
+from jacobian_core.lake.publish import publish_part
+from jacobian_core.sql.checks import run_checks
+from jacobian_core.sql.marts import build_pair_stats
+from jacobian_core.sql.reports import run_report
+from jacobian_core.sql.sql_files import sql_files
+from jacobian_core.sql.warehouse import connect
 from tests.sql.interventions import hand_causal_lake
 from tests.sql.lakes import (
     CONFIG,

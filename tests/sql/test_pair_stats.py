@@ -15,9 +15,9 @@ import pytest
 
 from jacobian_core.contracts import PAIR_STATS
 from jacobian_core.errors import QueryError
-from jacobian_core.lake import Lake
-from jacobian_core.marts import build_pair_stats
-from jacobian_core.warehouse import connect
+from jacobian_core.lake.layout import Lake
+from jacobian_core.sql.marts import build_pair_stats
+from jacobian_core.sql.warehouse import connect
 from tests.sql.lakes import (
     CONFIG,
     HAND,

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jacobian_core.render import format_value, render, safe_text
-from jacobian_core.reports import list_reports, report_info, run_report
-from jacobian_core.warehouse import connect
+from jacobian_core.sql.render import format_value, render, safe_text
+from jacobian_core.sql.reports import list_reports, report_info, run_report
+from jacobian_core.sql.warehouse import connect
 from tests.sql.lakes import HAND_RUN, RANDOM_RUN, Token, random_lake
 
 HOSTILE = "\x1b[31mred\x07\0\r\n\t\u202egnp.exe\u2028<script>[bold]it's[/bold]"

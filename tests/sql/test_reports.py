@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from jacobian_core.errors import LakeError, QueryError
-from jacobian_core.reports import list_reports, report_info, run_report, run_sql, write_report
-from jacobian_core.warehouse import connect
+from jacobian_core.sql.reports import list_reports, report_info, run_report, run_sql, write_report
+from jacobian_core.sql.warehouse import connect
 from tests.sql.lakes import (
     HAND_RUN,
     N_IN,

@@ -11,7 +11,7 @@ import pytest
 from jacobian_core.contracts import TABLES
 from jacobian_core.errors import QueryError
 from jacobian_core.report_parameters import typed_parameters
-from jacobian_core.sql_files import SqlFile, bound_statement, in_reading_order, literal, parse_sql_file, sql_files
+from jacobian_core.sql.sql_files import SqlFile, bound_statement, in_reading_order, literal, parse_sql_file, sql_files
 from tests.sql.lakes import HAND_RUN
 
 GOOD = """\

@@ -11,12 +11,12 @@ import pytest
 
 from jacobian_core.contracts import TABLES
 from jacobian_core.errors import JacobianFlowsError, LakeError, QueryError
-from jacobian_core.files import sha256_of
-from jacobian_core.lake import Lake
-from jacobian_core.publish import BlockWriter
-from jacobian_core.sql_files import sql_files
-from jacobian_core.warehouse import build_warehouse, connect
-from jacobian_core.warehouse_sql import DUCKDB_TYPES
+from jacobian_core.lake.files import sha256_of
+from jacobian_core.lake.layout import Lake
+from jacobian_core.lake.publish import BlockWriter
+from jacobian_core.sql.sql_files import sql_files
+from jacobian_core.sql.warehouse import build_warehouse, connect
+from jacobian_core.sql.warehouse_sql import DUCKDB_TYPES
 from tests.sql.lakes import CONFIG, HAND, HAND_RUN, config_of, hand_lake, tables_of, write_blocks
 
 OTHER = "other-000000000002"

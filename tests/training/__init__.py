@@ -4,5 +4,5 @@ from jaxtyping import install_import_hook
 
 _MODULES = ("dictionary", "export", "job", "loss", "pair", "pair_evaluation", "penalty")
 _hook = install_import_hook(
-    [*(f"jacobian_core.training.{name}" for name in _MODULES), "jacobian_core.randomise"], "beartype.beartype"
+    [*(f"jacobian_core.training.{name}" for name in _MODULES), "jacobian_core.model.randomise"], "beartype.beartype"
 )

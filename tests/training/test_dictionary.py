@@ -48,7 +48,7 @@ def test_latents_die_when_not_active_and_live_when_active() -> None:
 
 
 def test_only_dead_latents_get_the_revival_gradient() -> None:
-    from jacobian_core.mlp import GELU, Mlp
+    from jacobian_core.model.mlp import GELU, Mlp
 
     pair = DictionaryPair(6, 6, 20, 3)
     mlp = Mlp(torch.randn(6, 8), torch.zeros(8), torch.randn(8, 6), torch.zeros(6), GELU)

@@ -7,9 +7,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from jacobian_core.artifact.sae_pair import load_sae_pair
 from jacobian_core.config import ModelConfig
 from jacobian_core.errors import ConfigError, CorpusError, ModelError
-from jacobian_core.sae_pair import load_sae_pair
 from jacobian_core.training.config import TrainPairConfig
 from jacobian_core.training.export import export_pair, pair_tensors
 from jacobian_core.training.job import check_paths, round_weights, run_pair_training

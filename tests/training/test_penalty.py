@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from jacobian_core.mlp import GELU, Mlp
+from jacobian_core.model.mlp import GELU, Mlp
 from jacobian_core.training import penalty
 from jacobian_core.training.config import TrainPairConfig
 from jacobian_core.training.dictionary import DictionaryPair, Selection

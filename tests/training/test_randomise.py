@@ -2,7 +2,7 @@
 
 import torch
 
-from jacobian_core.randomise import randomise_weights
+from jacobian_core.model.randomise import randomise_weights
 
 
 def module() -> torch.nn.Module:

@@ -1,0 +1,1 @@
+"""From an SAE artifact, wherever it is kept, to a checked pair of SAEs."""

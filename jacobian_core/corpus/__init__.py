@@ -1,0 +1,1 @@
+"""From shards of text to blocks of tokens."""

@@ -1,0 +1,258 @@
+"""Publish what was written: all parts of a block, then its marker; or one part of a run-level table.
+
+A lock per run makes two workers on one block harmless: the second finds the marker and the same bytes, and does
+nothing. The lock is held for renames and fsyncs only (milliseconds), never while data are computed or encoded.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from types import TracebackType
+
+import numpy as np
+import pyarrow as pa
+
+from jacobian_core.config import LakeConfig
+from jacobian_core.contracts import BLOCK_TABLES, TABLES
+from jacobian_core.errors import LakeError
+from jacobian_core.lake import files
+from jacobian_core.lake.layout import Lake
+from jacobian_core.lake.manifest import BlockMarker, PartInfo, RunManifest, Totals, to_json
+from jacobian_core.lake.parts import PartWriter, PreparedPart
+
+ROWS_OF_TOTAL = {
+    "tokens": "tokens",
+    "documents": "documents",
+    "latents": "latents",
+    "entries_stored": "jacobian_entries",
+}
+"""Totals that equal the row count of a table."""
+_SUMMED = ("entries_total", "entries_stored")
+_FSUMMED = ("abs_sum_total", "abs_sum_stored", "sq_sum_total")
+TOTALLED_COLUMNS = (*_SUMMED, *_FSUMMED)
+"""Columns of `tokens` whose sums are totals of a block."""
+
+
+def block_totals(tables: Mapping[str, pa.Table]) -> Totals:
+    """Row counts and sums of a block's tables; float sums are correctly rounded (`math.fsum`), hence checkable."""
+    return totals_of(tables["tokens"], {name: table.num_rows for name, table in tables.items()})
+
+
+def totals_of(tokens: pa.Table, rows: Mapping[str, int]) -> Totals:
+    """Totals from `tokens` (its `TOTALLED_COLUMNS` suffice) and the row count of each table."""
+    totals: Totals = {total: rows.get(table, 0) for total, table in ROWS_OF_TOTAL.items()}
+    for name in _SUMMED:
+        totals[name] = int(tokens.column(name).to_numpy().sum(dtype=np.int64))
+    for name in _FSUMMED:
+        totals[name] = math.fsum(tokens.column(name).to_numpy())
+    return totals
+
+
+def merge_totals(blocks: Sequence[BlockMarker]) -> Totals:
+    """Totals of several blocks: integers added, floats by `math.fsum`, so in any order the same."""
+    names = sorted({name for block in blocks for name in block.totals})
+    merged: Totals = {}
+    for name in names:
+        values = [block.totals[name] for block in blocks if name in block.totals]
+        whole = [value for value in values if isinstance(value, int)]
+        merged[name] = sum(whole) if len(whole) == len(values) else math.fsum(values)
+    return merged
+
+
+def publish_block(
+    lake: Lake, run_id: str, block_id: str, parts: Sequence[PreparedPart], totals: Totals, seconds: Mapping[str, float]
+) -> BlockMarker:
+    """Give a block's parts their names, then write its marker; returns the marker that stands.
+
+    A block that is already published with the same bytes stays as it is. Raises LakeError where it was published with
+    other bytes (`withdraw_block` comes first then), where a part or a total does not fit, or where writing fails; until
+    the marker is written no reader sees any of it. The parts' temporary files are gone afterwards in every case.
+    """
+    try:
+        infos = {part.table: part.info for part in parts}
+        marker = BlockMarker(run_id=run_id, block_id=block_id, parts=infos, totals=totals, seconds=dict(seconds))
+        _check_whole(marker, parts)
+        with publishing(lake, run_id) as manifest:
+            existing = published_block(lake, manifest, run_id, block_id)
+            if existing is not None:
+                _keep(lake, existing, marker, parts)
+                return existing
+            if manifest is not None:
+                problem = f"{lake.manifest_path(run_id)}: the run is finished, without a block {block_id}."
+                raise LakeError(problem, "A finished run takes no more blocks: start a new run.")
+            _rename(parts)
+            files.write_atomic(lake.marker_path(run_id, block_id), to_json(marker))
+            return marker
+    finally:
+        discard(parts)
+
+
+def _check_whole(marker: BlockMarker, parts: Sequence[PreparedPart]) -> None:
+    where = f"run {marker.run_id}, block {marker.block_id}"
+    if strangers := [p.path.name for p in parts if (p.run_id, p.block_id) != (marker.run_id, marker.block_id)]:
+        raise LakeError(f"{where}: {strangers[0]} belongs to another block.", _OUR_FAULT)
+    missing = [table for table in BLOCK_TABLES if table not in marker.parts]
+    if missing or len(parts) != len(marker.parts):
+        raise LakeError(f"{where}: needs one part of each table, and has none of {missing} or several.", _OUR_FAULT)
+    if problems := row_problems(marker) + total_problems(marker.totals):
+        raise LakeError(f"{where}: {problems[0]}.", _OUR_FAULT)
+
+
+_OUR_FAULT = "The program that made the block breaks the contract; nothing was published."
+
+
+def row_problems(marker: BlockMarker) -> list[str]:
+    """Where a block's totals contradict the row counts of its parts."""
+    return [
+        f"total {total} is {marker.totals.get(total)}, but {table} has {marker.parts[table].rows} rows"
+        for total, table in ROWS_OF_TOTAL.items()
+        if table in marker.parts and marker.totals.get(total) != marker.parts[table].rows
+    ]
+
+
+def total_problems(totals: Totals) -> list[str]:
+    """What can't be, whatever the text: sums that are not finite or negative, more stored than there was."""
+    problems = [f"total {name} is {value}" for name, value in totals.items() if not 0 <= value < math.inf]
+    for stored, total in (("entries_stored", "entries_total"), ("abs_sum_stored", "abs_sum_total")):
+        if totals.get(stored, 0) > totals.get(total, 0) * (1 + 1e-9):
+            problems.append(f"total {stored} is {totals[stored]}, more than {total} = {totals.get(total)}")
+    return problems
+
+
+def published_block(lake: Lake, manifest: RunManifest | None, run_id: str, block_id: str) -> BlockMarker | None:
+    """The marker that stands for a block, in the manifest of a finished run or on its own."""
+    if manifest is None:
+        return lake.marker(run_id, block_id)
+    return next((block for block in manifest.blocks if block.block_id == block_id), None)
+
+
+def _keep(lake: Lake, existing: BlockMarker, marker: BlockMarker, parts: Sequence[PreparedPart]) -> None:
+    """Leave a published block as it is, or heal its files with the same bytes; LakeError if the bytes differ."""
+    if not existing.same_data(marker):
+        differing = [table for table, info in marker.parts.items() if existing.parts.get(table) != info] or ["totals"]
+        problem = f"run {marker.run_id}: block {marker.block_id} is published already, with other {differing[0]}."
+        remedy = "Let all workers use the same versions and the same kind of device; the published block stands."
+        raise LakeError(problem, remedy)
+    if not existing.compacted and not intact(lake, existing.parts.values()):
+        _rename(parts)
+
+
+def _rename(parts: Sequence[PreparedPart]) -> None:
+    for part in parts:
+        files.rename(part.temporary, part.path)
+    for folder in sorted({part.path.parent for part in parts}):
+        files.fsync_folder(folder)
+
+
+def publish_part(lake: Lake, part: PreparedPart) -> PartInfo:
+    """Give one part of a run-level table its name; the run's manifest must then name it.
+
+    Raises LakeError where the run is finished and its manifest names other bytes.
+    """
+    try:
+        with publishing(lake, part.run_id) as manifest:
+            named = manifest.all_parts().get(part.table, []) if manifest else [part.info]
+            if part.info not in named:
+                problem = f"{part.path}: run {part.run_id} is finished, with other bytes in this table."
+                raise LakeError(problem, "A finished run does not change: start a new run.")
+            if manifest is None or not intact(lake, [part.info]):
+                _rename([part])
+            return part.info
+    finally:
+        discard([part])
+
+
+def withdraw_block(lake: Lake, run_id: str, block_id: str) -> None:
+    """Take back a block of a run in progress, so that it can be published anew; readers no longer see it."""
+    with publishing(lake, run_id) as manifest:
+        if manifest is not None:
+            raise LakeError(
+                f"run {run_id} is finished: block {block_id} can't be withdrawn.",
+                "A finished run does not change: start a new run.",
+            )
+        path = lake.marker_path(run_id, block_id)
+        files.remove(path)
+        if path.parent.is_dir():
+            files.fsync_folder(path.parent)
+
+
+@contextmanager
+def publishing(lake: Lake, run_id: str) -> Iterator[RunManifest | None]:
+    """Be the only one who publishes files of the run; yields its manifest if it is finished already.
+
+    Raises LakeError where the run was never begun.
+    """
+    folder = lake.work_folder(run_id)
+    with ExitStack() as held:
+        if folder.is_dir():
+            try:
+                held.enter_context(files.exclusive(lake.lock_path(run_id)))
+            except LakeError:
+                if folder.is_dir():
+                    raise
+        manifest = lake.manifest(run_id)
+        if manifest is None and not folder.is_dir():
+            raise LakeError(f"{lake.root}: run {run_id} was not begun.", "Start it with `jacobian run`.")
+        yield manifest
+
+
+def intact(lake: Lake, parts: Iterable[PartInfo]) -> bool:
+    """Whether every part is there in its full size; what is inside is checked by `verify_lake`."""
+    return all(files.size_of(lake.root / part.path) == part.bytes for part in parts)
+
+
+def discard(parts: Sequence[PreparedPart]) -> None:
+    """Remove the temporary files of parts that were not published."""
+    for part in parts:
+        with suppress(LakeError):
+            part.discard()
+
+
+class BlockWriter:
+    """Writes all tables of one block and publishes them; a context manager that leaves nothing unpublished behind.
+
+        with BlockWriter(lake, run_id, block_id, config) as block:
+            block.write("tokens", tokens)      # each table any number of times, or never: then its part has no rows
+            marker = block.publish(seconds)
+
+    Raises LakeError as `PartWriter` and `publish_block` do.
+    """
+
+    def __init__(
+        self, lake: Lake, run_id: str, block_id: str, config: LakeConfig, tables: Sequence[str] = BLOCK_TABLES
+    ) -> None:
+        self._lake, self._run_id, self._block_id = lake, run_id, block_id
+        self._writers = {name: PartWriter(lake, TABLES[name], run_id, block_id, config) for name in tables}
+        self._tokens = [TABLES["tokens"].schema().empty_table().select(TOTALLED_COLUMNS)]
+        self._open = ExitStack()
+
+    def __enter__(self) -> BlockWriter:
+        with ExitStack() as opening:
+            for writer in self._writers.values():
+                opening.enter_context(writer)
+            self._open = opening.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._open.__exit__(kind, error, trace)
+
+    def write(self, table: str, data: pa.Table) -> None:
+        """Check rows and add them to a table's part."""
+        self._writers[table].write(data)
+        if table == "tokens":
+            self._tokens.append(data.select(TOTALLED_COLUMNS))
+
+    def publish(self, seconds: Mapping[str, float]) -> BlockMarker:
+        """Finish the parts and publish the block; `seconds` is what its stages took."""
+        prepared: list[PreparedPart] = []
+        try:
+            prepared.extend(writer.finish() for writer in self._writers.values())
+        except BaseException:
+            discard(prepared)
+            raise
+        totals = totals_of(pa.concat_tables(self._tokens), {part.table: part.info.rows for part in prepared})
+        return publish_block(self._lake, self._run_id, self._block_id, prepared, totals, seconds)

@@ -1,0 +1,217 @@
+"""A run's life: begun under an identity, resumed after anything that stopped it, published last of all.
+
+A run that was stopped is mended before it goes on: blocks whose files are missing or short lose their markers and are
+computed again. Sizes are compared, not digests: a look at 100,000 parts takes a second, hashing a terabyte an hour.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from pydantic import JsonValue
+
+from jacobian_core.contracts import BLOCK_TABLES, TABLES
+from jacobian_core.corpus.blocks import make_block_id
+from jacobian_core.errors import LakeError
+from jacobian_core.lake import files
+from jacobian_core.lake.layout import Lake
+from jacobian_core.lake.manifest import BlockMarker, RunManifest, RunRequest, to_json
+from jacobian_core.lake.publish import intact, merge_totals, publishing
+
+log = logging.getLogger(__name__)
+
+RunState = Literal["new", "resume", "done"]
+
+
+def begin_run(lake: Lake, run_id: str, identity: Mapping[str, JsonValue], config: Mapping[str, JsonValue]) -> RunState:
+    """Start a run, or find out how far it is: 'new', 'resume' (some blocks may be done) or 'done' (nothing to do).
+
+    Raises LakeError where the id stands for a request with another identity, or where the lake can't be written.
+    """
+    manifest = lake.manifest(run_id)
+    request = RunRequest(run_id=run_id, identity=dict(identity), config=dict(config))
+    if manifest is not None and not lake.work_folder(run_id).exists() and _whole(lake, manifest):
+        _check_same(lake.manifest_path(run_id), manifest.identity, request)
+        sweep(lake, run_id)
+        return "done"
+    files.make_folder(lake.work_folder(run_id))
+    with publishing(lake, run_id) as manifest:
+        if manifest is not None:
+            _check_same(lake.manifest_path(run_id), manifest.identity, request)
+        state = _begin_locked(lake, manifest, request)
+    sweep(lake, run_id)
+    return state
+
+
+def _begin_locked(lake: Lake, manifest: RunManifest | None, request: RunRequest) -> RunState:
+    run_id = request.run_id
+    if manifest is not None and _whole(lake, manifest):
+        files.remove_tree(lake.work_folder(run_id))
+        return "done"
+    if manifest is not None:
+        _reopen(lake, manifest)
+        return "resume"
+    existing = lake.request(run_id)
+    if existing is None:
+        files.write_atomic(lake.request_path(run_id), to_json(request))
+        return "new"
+    _check_same(lake.request_path(run_id), existing.identity, request)
+    _mend(lake, run_id)
+    return "resume"
+
+
+def _check_same(path: Path, identity: Mapping[str, JsonValue], request: RunRequest) -> None:
+    if identity == request.identity:
+        return
+    keys = sorted({*identity, *request.identity})
+    differing = [key for key in keys if identity.get(key) != request.identity.get(key)]
+    problem = f"{path}: run id {request.run_id} stands for another request ({', '.join(differing)} differ)."
+    raise LakeError(problem, "Give this run another `name`, or use another lake with `--lake`.")
+
+
+def _whole(lake: Lake, manifest: RunManifest) -> bool:
+    return all(intact(lake, parts) for parts in manifest.all_parts().values())
+
+
+def _reopen(lake: Lake, manifest: RunManifest) -> None:
+    """Turn a finished run with missing or short files back into one in progress, so that only those are redone."""
+    run_id = manifest.run_id
+    log.warning("run %s: parts are missing or short; their blocks are computed again", run_id)
+    request = RunRequest(run_id=run_id, identity=manifest.identity, config=manifest.config)
+    files.write_atomic(lake.request_path(run_id), to_json(request))
+    for block in manifest.blocks:
+        if not block.compacted and intact(lake, block.parts.values()):
+            files.write_atomic(lake.marker_path(run_id, block.block_id), to_json(block))
+    files.remove(lake.manifest_path(run_id))
+    files.fsync_folder(lake.manifest_path(run_id).parent)
+
+
+def distrust_shard(lake: Lake, run_id: str, shard: int) -> None:
+    """Keep in the lake that a shard was changed while the run read it: the run's next start computes it all anew."""
+    prefix = make_block_id(shard, 0).partition("-")[0]
+    files.write_atomic(lake.distrusted_folder(run_id) / prefix, b"")
+
+
+def _drop_distrusted(lake: Lake, run_id: str) -> None:
+    """Drop the markers and sums of distrusted shards; the record of that goes last, so that a kill loses nothing."""
+    work = lake.work_folder(run_id)
+    for record in files.list_folder(lake.distrusted_folder(run_id)):
+        for folder in (work / "done", work / "all_inputs"):
+            for path in files.list_folder(folder):
+                if path.name.startswith(f"{record.name}-"):
+                    log.warning("run %s: %s was made of a changed shard and is made again", run_id, path.stem)
+                    files.remove(path)
+            if folder.is_dir():
+                files.fsync_folder(folder)
+        files.remove(record)
+
+
+def _mend(lake: Lake, run_id: str) -> None:
+    """Drop markers that can't be read, and those of blocks that are damaged or were made of a changed shard."""
+    _drop_distrusted(lake, run_id)
+    for block_id in lake.done_blocks(run_id):
+        if not _block_intact(lake, run_id, block_id):
+            log.warning("run %s: block %s is damaged and is computed again", run_id, block_id)
+            files.remove(lake.marker_path(run_id, block_id))
+
+
+def _block_intact(lake: Lake, run_id: str, block_id: str) -> bool:
+    try:
+        marker = lake.marker(run_id, block_id)
+    except LakeError:
+        return False
+    return marker is not None and intact(lake, marker.parts.values())
+
+
+def publish_run(lake: Lake, manifest: RunManifest) -> None:
+    """Write the manifest of a run whose blocks are all done, then clear its work folder; the run is finished then.
+
+    The same manifest again does nothing. Raises LakeError where it does not name exactly the finished blocks, where a
+    part it names is missing or short, where its totals are not those of its blocks, or where the lake can't be written.
+    """
+    run_id = manifest.run_id
+    path = lake.manifest_path(run_id)
+    with publishing(lake, run_id) as existing:
+        if existing is None:
+            _check_manifest(lake, manifest)
+            files.write_atomic(path, to_json(manifest))
+        elif not _same_run(existing, manifest):
+            problem = f"{path}: the run is finished already, with other data."
+            raise LakeError(problem, "A finished run does not change: start a new run.")
+        files.remove_tree(lake.work_folder(run_id))
+    sweep(lake, run_id)
+
+
+def _same_run(one: RunManifest, other: RunManifest) -> bool:
+    """Whether both hold the same rows; where one was compacted, as far as its totals tell."""
+    mine, theirs = ({block.block_id: block for block in run.blocks} for run in (one, other))
+    return (
+        one.identity == other.identity
+        and mine.keys() == theirs.keys()
+        and all(block.same_data(theirs[block_id]) for block_id, block in mine.items())
+        and _run_level(one) == _run_level(other)
+    )
+
+
+def _run_level(manifest: RunManifest) -> dict[str, object]:
+    return {table: parts for table, parts in manifest.parts.items() if table not in BLOCK_TABLES}
+
+
+def _data(blocks: list[BlockMarker]) -> dict[str, object]:
+    """What blocks say, but for the seconds they took."""
+    return {block.block_id: (block.parts, block.totals) for block in blocks}
+
+
+def _check_manifest(lake: Lake, manifest: RunManifest) -> None:
+    where = f"manifest of run {manifest.run_id}"
+    request = lake.request(manifest.run_id)
+    if request is None:
+        raise LakeError(f"{where}: the run was not begun.", "Start it with `jacobian run`.")
+    _check_same(lake.request_path(manifest.run_id), request.identity, RunRequest(
+        run_id=manifest.run_id, identity=manifest.identity, config=manifest.config))  # fmt: skip
+    if changed := files.list_folder(lake.distrusted_folder(manifest.run_id)):
+        raise LakeError(f"{where}: shard {changed[0].name} was changed while it was read.", _AGAIN)
+    named, done = _data(manifest.blocks), _data(lake.markers(manifest.run_id))
+    if named != done or len(named) != len(manifest.blocks):
+        differing = sorted(block for block in {*named, *done} if named.get(block) != done.get(block))
+        raise LakeError(f"{where}: does not match the finished blocks ({', '.join(differing[:3])}).", _AGAIN)
+    for table, parts in manifest.all_parts().items():
+        if table not in TABLES:
+            raise LakeError(f"{where}: {table!r} is not a table of the contract.", _AGAIN)
+        for part in parts:
+            if not intact(lake, [part]):
+                raise LakeError(f"{lake.root / part.path}: missing, or not {part.bytes} bytes.", _AGAIN)
+    for name, value in merge_totals(manifest.blocks).items():
+        if manifest.totals.get(name) != value:
+            raise LakeError(f"{where}: total {name} is {manifest.totals.get(name)}, its blocks say {value}.", _AGAIN)
+
+
+_AGAIN = "Start the same command again: what is damaged is computed anew."
+
+
+def sweep(lake: Lake, run_id: str) -> int:
+    """Remove temporary files of the run, and of the lake as a whole, whose process is gone; returns how many."""
+    removed = 0
+    of_lake = [path for path in files.list_folder(lake.root) if files.is_temporary(path)]
+    for path in of_lake + temporary_files(lake, run_id):
+        if files.is_stale(path):
+            files.remove(path)
+            removed += 1
+    return removed
+
+
+def temporary_files(lake: Lake, run_id: str) -> list[Path]:
+    """Every temporary file of the run, of live processes too."""
+    work = lake.work_folder(run_id)
+    folders = [lake.part_path(table, run_id, "x").parent for table in TABLES]
+    folders += [work, work / "staged", work / "done", lake.distrusted_folder(run_id), lake.report_folder(run_id)]
+    found = [path for folder in folders for path in files.list_folder(folder) if files.is_temporary(path)]
+    manifest = lake.manifest_path(run_id)
+    return found + [
+        path
+        for path in files.list_folder(manifest.parent)
+        if files.is_temporary(path) and path.name.endswith(f"-{manifest.name}")
+    ]

@@ -1,0 +1,1 @@
+"""The language model up to one MLP, and that MLP as a formula."""

@@ -1,0 +1,279 @@
+"""The language model up to one MLP: what enters that MLP, and the MLP itself.
+
+`TransformerBridge` with raw weights runs the model; nothing after the needed layer is executed. Two conventions of "the
+MLP's input" are in use for SAEs (DESIGN trap 2): the true input, after LayerNorm's gain and bias, and the normalised,
+pre-affine one of weights with LayerNorm folded in. For the second the fold is done here on the MLP's own weights, which
+leaves the model untouched. Either way `prove_mlp` shows on real tokens that the formula reproduces the model's output.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from jacobian_core.config import ModelConfig
+from jacobian_core.errors import ModelError
+from jacobian_core.model.mlp import Mlp, activation_by_name
+
+log = logging.getLogger(__name__)
+
+_PROOF_TOLERANCE = 1e-4
+"""Largest |formula - module| over the output's largest absolute value; float32 round-off is below 1e-5."""
+
+
+class _AllSeenError(Exception):
+    """Everything that was wanted has been seen: the forward pass can end."""
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """A model that yields the input of one block's MLP.
+
+    `mlp` is in the precision of the analysis: float64 if the model is, else float32.
+    """
+
+    bridge: Any
+    layer: int
+    mlp: Mlp
+    hook: str
+    device: torch.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the analysis."""
+        return self.mlp.W_in.dtype
+
+    @torch.no_grad()
+    def mlp_inputs(
+        self, vocab_ids: Int[Tensor, "rows context"], real: Bool[Tensor, "rows context"]
+    ) -> Float[Tensor, "rows context d_in"]:
+        """What the input SAE reads at every position of right-padded rows; positions beyond a row's end are noise."""
+        return self._run(vocab_ids, real, [self.hook])[self.hook].to(self.dtype)
+
+    @torch.no_grad()
+    def prove_mlp(self, vocab_ids: Int[Tensor, "rows context"]) -> float:
+        """Largest |mlp(hooked input) - model's MLP output| relative to the output's largest value.
+
+        Raises ModelError if the formula is not the module: an unsupported architecture or a wrong convention.
+        """
+        output_hook = f"blocks.{self.layer}.hook_mlp_out"
+        real = torch.ones_like(vocab_ids, dtype=torch.bool)
+        seen = self._run(vocab_ids, real, [self.hook, output_hook])
+        expected = seen[output_hook].to(self.dtype)
+        error = (self.mlp(seen[self.hook].to(self.dtype)) - expected).abs().max() / expected.abs().max()
+        tolerance = _PROOF_TOLERANCE if self.bridge.cfg.dtype != torch.bfloat16 else 0.05
+        if not float(error) <= tolerance:
+            raise ModelError(
+                f"the MLP of block {self.layer} is not what its weights say: mlp({self.hook}) differs from "
+                f"{output_hook} by {float(error):.2g} of its largest value.",
+                "The architecture has parts around its MLP that are not supported yet.",
+            )
+        return float(error)
+
+    def _run(
+        self, vocab_ids: Int[Tensor, "rows context"], real: Bool[Tensor, "rows context"], hooks: list[str]
+    ) -> dict[str, Tensor]:
+        """The activations at `hooks`, which lie in block `layer`; nothing after the last of them is executed."""
+        seen: dict[str, Tensor] = {}
+
+        def keeper(name: str) -> Callable[..., None]:
+            def keep(value: Tensor, **_: Any) -> None:
+                seen[name] = value.detach()
+                if len(seen) == len(hooks):
+                    raise _AllSeenError
+
+            return keep
+
+        # The exception saves the rest of the block, a tenth of the time at pythia-70m's shape; hooks are removed.
+        with suppress(_AllSeenError):
+            self.bridge.run_with_hooks(
+                vocab_ids.to(self.device),
+                fwd_hooks=[(name, keeper(name)) for name in hooks],
+                stop_at_layer=self.layer + 1,
+                attention_mask=real.to(self.device, torch.int64),
+            )
+        return seen
+
+
+def load_language_model(
+    config: ModelConfig, layer: int, device: str = "cpu", artifact_weights: Path | None = None
+) -> LanguageModel:
+    """The model of `config`, ready to yield the input of block `layer`'s MLP.
+
+    Args:
+        config: which model, which weights, which convention.
+        layer: block whose MLP is analysed.
+        device: torch device.
+        artifact_weights: safetensors of the model kept beside an SAE pair, for `weights = "artifact"`.
+
+    Raises:
+        ModelError: the model is not found, has no such layer, or its MLP is not supported.
+    """
+    bridge = _boot(config, device, artifact_weights)
+    if not 0 <= layer < bridge.cfg.n_layers:
+        raise ModelError(
+            f"model {config.name} has {bridge.cfg.n_layers} layers, so there is no layer {layer}.",
+            "Set model.layer, or use the model that the SAE pair was trained on.",
+        )
+    dtype = torch.float64 if config.dtype == "float64" else torch.float32
+    mlp = _read_mlp(bridge, layer).to(device, dtype)
+    hook = f"blocks.{layer}.mlp.hook_in"
+    if config.mlp_input == "normalized":
+        norm = bridge.blocks[layer].ln2
+        mlp = mlp.folded(norm.weight.detach().to(device, dtype), norm.bias.detach().to(device, dtype))
+        hook = f"blocks.{layer}.ln2.hook_normalized"
+    return LanguageModel(bridge, layer, mlp, hook, torch.device(device))
+
+
+def model_digest(config: ModelConfig, artifact_weights: Path | None = None) -> dict[str, str]:
+    """What identifies the model's weights: sha256 of each safetensors file and of the config, or the hub's commit.
+
+    Raises:
+        ModelError: the model is not found.
+    """
+    folder = Path(config.name)
+    if folder.is_dir():
+        files = sorted([*folder.glob("*.safetensors"), *folder.glob("config.json"), *folder.glob("tokenizer.json")])
+        if not any(f.suffix == ".safetensors" for f in files):
+            raise ModelError(
+                f"model folder {folder} has no .safetensors file.", "Pickled weights are never loaded; convert them."
+            )
+        found = {f.name: _sha256(f) for f in files}
+    else:
+        found = {"name": config.name, "commit": _hub_commit(config)}
+    if config.weights == "artifact" and artifact_weights is not None:
+        found["artifact_weights"] = _sha256(artifact_weights)
+    if config.weights == "randomised":
+        found["randomise_seed"] = str(config.randomise_seed)
+    return found
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _hub_name(name: str) -> str:
+    """The hub's repository of an official TransformerLens name or alias."""
+    from transformer_lens.supported_models import MODEL_ALIASES
+
+    for repository, aliases in MODEL_ALIASES.items():
+        if name == repository or name in aliases:
+            return str(repository)
+    return name
+
+
+def pinned(config: ModelConfig) -> ModelConfig:
+    """The same model with the hub's commit as its revision, so that every worker loads the same weights.
+
+    A local folder stays as it is. Raises ModelError where the hub does not know the model or can't be reached and the
+    model is not in the local cache.
+    """
+    if Path(config.name).is_dir():
+        return config
+    return config.model_copy(update={"revision": _hub_commit(config)})
+
+
+def _hub_commit(config: ModelConfig) -> str:
+    """The commit that a hub model's revision stands for, from the local cache when the hub can't be reached."""
+    from huggingface_hub import hf_hub_download
+
+    try:
+        path = hf_hub_download(_hub_name(config.name), "config.json", revision=config.revision)
+    except Exception as error:
+        raise _not_found(config, error) from error
+    return Path(path).parent.name  # the cache keeps <repository>/snapshots/<commit>/config.json
+
+
+def _not_found(config: ModelConfig, error: Exception) -> ModelError:
+    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return ModelError(
+        f"model '{config.name}' can't be loaded: {first[:300]}",
+        "Set model.name to a local Hugging Face folder, or check the name, the revision and the network.",
+    )
+
+
+@contextmanager
+def _quiet_loading() -> Iterator[None]:
+    """Hide the libraries' progress bars while a model loads."""
+    from transformers.utils import logging as transformers_logging
+
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
+
+
+def _boot(config: ModelConfig, device: str, artifact_weights: Path | None) -> Any:
+    from transformer_lens.model_bridge import TransformerBridge
+
+    folder = Path(config.name)
+    if (folder.is_absolute() or folder.exists()) and not (folder / "config.json").is_file():
+        raise ModelError(
+            f"model folder {folder} has no config.json.", "Point model.name at a Hugging Face model folder."
+        )
+    name = str(folder) if folder.is_dir() else _hub_name(config.name)
+    dtype = getattr(torch, config.dtype)
+    try:
+        with _quiet_loading():
+            own = {} if config.weights == "model" else _module_with_other_weights(name, config, artifact_weights)
+            return TransformerBridge.boot_transformers(
+                name, device=device, dtype=dtype, revision=config.revision, **own
+            )
+    except ModelError:
+        raise
+    except Exception as error:
+        raise _not_found(config, error) from error
+
+
+def _module_with_other_weights(name: str, config: ModelConfig, artifact_weights: Path | None) -> dict[str, Any]:
+    """The Hugging Face module with the artifact's or randomised weights, and its tokenizer, for the bridge to wrap.
+
+    They are replaced before the bridge wraps the module, because the bridge splits and renames parameters.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    dtype = getattr(torch, config.dtype)
+    module = AutoModelForCausalLM.from_pretrained(
+        name, revision=config.revision, dtype=dtype, attn_implementation="eager", use_safetensors=True
+    )
+    if config.weights == "randomised":
+        from jacobian_core.model.randomise import randomise_weights
+
+        randomise_weights(module, config.randomise_seed)
+    elif artifact_weights is None:
+        raise ModelError(
+            "model.weights is 'artifact', but the SAE artifact carries no language-model weights.",
+            "Set model.weights to 'model' or 'randomised'.",
+        )
+    else:
+        from jacobian_core.model.llm_weights import load_weights_beside
+
+        load_weights_beside(module, artifact_weights)
+    return {"hf_model": module, "tokenizer": AutoTokenizer.from_pretrained(name, revision=config.revision)}
+
+
+def _read_mlp(bridge: Any, layer: int) -> Mlp:
+    """The plain MLP of a block, in (in, out) orientation; ModelError for gated and mixture-of-experts MLPs."""
+    block = bridge.blocks[layer].mlp
+    if getattr(bridge.cfg, "num_experts", None):
+        raise ModelError(f"block {layer} is a mixture of experts, which is not supported.", "Use a dense model.")
+    if getattr(bridge.cfg, "gated_mlp", False):
+        raise ModelError(f"block {layer} has a gated MLP, which is not supported yet.", "Use a model with a plain MLP.")
+    name = bridge.original_model.config.hidden_act
+    W_in, W_out = block.W_in.detach(), block.W_out.detach()
+    b_in = W_in.new_zeros(W_in.shape[1]) if block.b_in is None else block.b_in.detach()
+    b_out = W_out.new_zeros(W_out.shape[1]) if block.b_out is None else block.b_out.detach()
+    return Mlp(W_in, b_in, W_out, b_out, activation_by_name(name))

@@ -1,0 +1,55 @@
+"""Does the pair explain this model's activations at all? Fraction of variance unexplained, before anything is computed.
+
+A wrong reading of the MLP's input (DESIGN trap 2) loads, runs and gives numbers; its FVU gives it away.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+
+from jacobian_core.config import QualityConfig
+from jacobian_core.errors import ModelError
+from jacobian_core.model.mlp import Mlp
+from jacobian_core.numerics.codes import Dictionary
+
+
+@dataclass(frozen=True)
+class Fvu:
+    """Fraction of variance unexplained by each SAE: the input SAE on x, the output SAE on mlp(x)."""
+
+    fvu_in: float
+    fvu_out: float
+    tokens: int
+
+
+def fraction_unexplained(x: Float[Tensor, "tokens d"], reconstruction: Float[Tensor, "tokens d"]) -> float:
+    """`sum |x - x^|^2 / sum |x - mean(x)|^2` over tokens, in float64."""
+    x = x.double()
+    unexplained = (x - reconstruction.double()).square().sum()
+    return float(unexplained / (x - x.mean(0)).square().sum())
+
+
+def measure_fvu(inputs: Dictionary, mlp: Mlp, outputs: Dictionary, x: Float[Tensor, "tokens d_in"]) -> Fvu:
+    """FVU of both SAEs on true activations `x`."""
+    y = mlp(x)
+    return Fvu(
+        fvu_in=fraction_unexplained(x, inputs.decode(inputs.encode(x))),
+        fvu_out=fraction_unexplained(y, outputs.decode(outputs.encode(y))),
+        tokens=x.shape[0],
+    )
+
+
+def refuse_bad_fit(fvu: Fvu, limits: QualityConfig, mlp_input: str) -> None:
+    """ModelError if either SAE leaves more unexplained than the limits allow; the hint names the other convention."""
+    other = "normalized" if mlp_input == "hook_in" else "hook_in"
+    for side, found, limit in (("in", fvu.fvu_in, limits.max_fvu_in), ("out", fvu.fvu_out, limits.max_fvu_out)):
+        if not found <= limit:
+            raise ModelError(
+                f"the {side}put SAE does not explain this model's activations: FVU {found:.3f} on {fvu.tokens} tokens, "
+                f"limit quality.max_fvu_{side} = {limit:g}.",
+                f"Is it the right model and layer? Try the other convention (--set model.mlp_input={other}), "
+                f"or raise the limit.",
+            )

@@ -1,0 +1,248 @@
+"""Exact sums of J over tokens for active outputs and every input latent (scope 'all_inputs').
+
+A token's active rows of J against all inputs are one GEMM, `(E_sel * phi'(z)) D^T`, added to accumulators and
+forgotten. Sums are kept as 64-bit integers in a fixed unit, so they do not depend on the order of tokens, blocks or
+workers: any grouping of the same chunks gives the same bits. The unit leaves room for 2^20 tokens of the largest J that
+the weights allow, about 1e-11 for usual ones; partial sums are merged in two limbs, exact for any number of groups.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Float32, Int32, Int64
+from torch import Tensor
+
+from jacobian_core.config import AllInputsConfig, RunConfig
+from jacobian_core.errors import ConfigError
+from jacobian_core.numerics.jacobian import JacobianKernel
+from jacobian_core.numerics.sandwich import SandwichState
+
+BYTES_PER_PAIR = 3 * 8 + 4 + 4
+GROUP_TOKENS = 1 << 20
+"""Tokens of one partial sum for which its integers can't overflow."""
+_INTEGER_BITS = 62
+_ROWS_FLOATS = 8 << 20
+
+
+@dataclass(frozen=True)
+class Units:
+    """What one step of the integer sums is worth: J and J^2 are multiplied by these and rounded."""
+
+    value: float
+    square: float
+
+
+@dataclass(frozen=True)
+class Partial:
+    """Sums over some tokens for the output latents `out_latent` (rows) and all input latents."""
+
+    out_latent: Int64[Tensor, "rows"]
+    n_out_active: Int64[Tensor, "rows"]
+    n_coactive: Int32[Tensor, "rows n_in"]
+    sum: Int64[Tensor, "rows n_in"]
+    sum_abs: Int64[Tensor, "rows n_in"]
+    sum_sq: Int64[Tensor, "rows n_in"]
+    max_abs: Float32[Tensor, "rows n_in"]
+
+
+def bound(kernel: JacobianKernel) -> float:
+    """No |J[i, j]| can be larger: `max_i |E_i| max_j |D_j| max |phi'|`, by Cauchy and Schwarz.
+
+    The largest |phi'| is taken on a grid of pre-activations; beyond it all known activation functions are straight or
+    flat, except ReLU^2, whose derivative grows without bound: there it is taken as 64.
+    """
+    z = torch.linspace(-32, 32, 4097, dtype=torch.float64)
+    slope = float(kernel.mlp.activation.first(z).abs().max())
+    lengths = kernel.E.double().norm(dim=1).max() * kernel.D.double().norm(dim=1).max()
+    return max(float(lengths) * slope, torch.finfo(torch.float32).tiny)
+
+
+def units(kernel: JacobianKernel) -> Units:
+    """Powers of two that keep `GROUP_TOKENS` of the largest possible J within 62 bits."""
+    room = _INTEGER_BITS - math.log2(GROUP_TOKENS)
+    largest = math.log2(bound(kernel))
+    return Units(2.0 ** math.floor(room - largest), 2.0 ** math.floor(room - 2 * largest))
+
+
+def tile_rows(n_out: int, tiles: int, tile: int) -> range:
+    """The output latents of one of `tiles` nearly equal tiles."""
+    return range(n_out * tile // tiles, n_out * (tile + 1) // tiles)
+
+
+def accumulator_bytes(n_out: int, n_in: int, tiles: int) -> int:
+    """Memory of the accumulators on the device."""
+    return math.ceil(n_out / tiles) * n_in * BYTES_PER_PAIR
+
+
+def refuse_too_large(n_out: int, n_in: int, settings: AllInputsConfig) -> None:
+    """ConfigError where the accumulators do not fit; it names the number of tiles that would."""
+    needed = accumulator_bytes(n_out, n_in, settings.tiles)
+    if needed > settings.max_memory_bytes:
+        tiles = math.ceil(accumulator_bytes(n_out, n_in, 1) / settings.max_memory_bytes)
+        raise ConfigError(
+            f"scope 'all_inputs' needs {needed / 2**30:.2f} GiB of accumulators for {n_out} x {n_in} latents, more "
+            f"than all_inputs.max_memory_bytes = {settings.max_memory_bytes / 2**30:.2f} GiB.",
+            f"Set all_inputs.tiles={tiles} (each tile is one more pass over the text), or allow more memory.",
+        )
+
+
+def check_settings(config: RunConfig, n_out: int, n_in: int) -> None:
+    """ConfigError where the accumulators do not fit in memory, or a group can hold too many tokens for its integers."""
+    if config.jacobian.scope != "all_inputs":
+        return
+    refuse_too_large(n_out, n_in, config.all_inputs)
+    # A block closes with the document that fills it, so it can be twice as large with documents of a context each.
+    largest = config.corpus.block_tokens + config.corpus.context_tokens
+    if config.corpus.packing == "document" and config.all_inputs.group_blocks * largest > GROUP_TOKENS:
+        raise ConfigError(
+            f"all_inputs.group_blocks = {config.all_inputs.group_blocks} blocks of up to {largest} tokens are more "
+            f"than the {GROUP_TOKENS} tokens of a partial sum.",
+            f"Set all_inputs.group_blocks={GROUP_TOKENS // largest} or less.",
+        )
+
+
+class Accumulator:
+    """Sums of one tile of output latents. `add` takes chunks in any order; `partial` is what has been added."""
+
+    def __init__(self, kernel: JacobianKernel, rows: range) -> None:
+        device, shape = kernel.E.device, (len(rows), kernel.D.shape[0])
+        self._kernel, self._rows, self._units = kernel, rows, units(kernel)
+        self._n_out = torch.zeros(len(rows), dtype=torch.int64, device=device)
+        self._n_coactive = torch.zeros(shape, dtype=torch.int32, device=device)
+        self._sum = torch.zeros(shape, dtype=torch.int64, device=device)
+        self._sum_abs = torch.zeros(shape, dtype=torch.int64, device=device)
+        self._sum_sq = torch.zeros(shape, dtype=torch.int64, device=device)
+        self._max_abs = torch.zeros(shape, dtype=torch.float32, device=device)
+        self._tokens = 0
+
+    @torch.no_grad()
+    def add(self, state: SandwichState) -> None:
+        """Add a chunk of tokens. OverflowError beyond `GROUP_TOKENS` tokens."""
+        self._tokens += state.z.shape[0]
+        if self._tokens > GROUP_TOKENS:
+            raise OverflowError(f"a partial sum holds at most {GROUP_TOKENS} tokens")
+        mine = (state.outputs.index >= self._rows.start) & (state.outputs.index < self._rows.stop)
+        token, slot = torch.nonzero(state.outputs.active & mine, as_tuple=True)
+        row = state.outputs.index[token, slot] - self._rows.start
+        self._n_out.index_add_(0, row, torch.ones_like(row))
+        slope = self._kernel.mlp.activation.first(state.z)
+        step = max(1, _ROWS_FLOATS // self._kernel.D.shape[0])
+        for start in range(0, len(row), step):
+            part = slice(start, start + step)
+            left = self._kernel.E[row[part] + self._rows.start] * slope[token[part]]
+            self._add_rows(row[part], left @ self._kernel.D.T)
+        self._count_coactive(state, token, row)
+
+    def _add_rows(self, row: Int64[Tensor, "active"], J: Float[Tensor, "active n_in"]) -> None:
+        steps = (J.double() * self._units.value).round_().long()
+        self._sum.index_add_(0, row, steps)
+        self._sum_abs.index_add_(0, row, steps.abs_())
+        self._sum_sq.index_add_(0, row, (J.double().square() * self._units.square).round_().long())
+        _keep_largest(self._max_abs, row, J.abs().float())
+
+    def _count_coactive(
+        self, state: SandwichState, token: Int64[Tensor, "active"], row: Int64[Tensor, "active"]
+    ) -> None:
+        active = state.inputs.active[token]
+        pair = (row[:, None] * self._kernel.D.shape[0] + state.inputs.index[token])[active]
+        self._n_coactive.view(-1).index_add_(0, pair, torch.ones_like(pair, dtype=torch.int32))
+
+    def partial(self) -> Partial:
+        """The rows of output latents that were active at least once, on the CPU."""
+        seen = torch.nonzero(self._n_out).flatten()
+
+        def rows(tensor: Tensor) -> Tensor:
+            return tensor[seen].cpu()
+
+        return Partial(
+            (seen + self._rows.start).cpu(), rows(self._n_out), rows(self._n_coactive), rows(self._sum),
+            rows(self._sum_abs), rows(self._sum_sq), rows(self._max_abs),
+        )  # fmt: skip
+
+
+def _keep_largest(
+    into: Float32[Tensor, "rows n_in"], row: Int64[Tensor, "more"], value: Float32[Tensor, "more n_in"]
+) -> None:
+    into.scatter_reduce_(0, row[:, None].expand_as(value), value, "amax")
+
+
+class ExactSum:
+    """A sum of int64 tensors that can't overflow: the low 32 bits and the rest are added apart."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self._low = torch.zeros(shape, dtype=torch.int64)
+        self._high = torch.zeros(shape, dtype=torch.int64)
+
+    def add(self, rows: Int64[Tensor, "rows"], value: Int64[Tensor, "rows n_in"]) -> None:
+        """Add to some rows; exact for 2^31 additions."""
+        self._low.index_add_(0, rows, value & 0xFFFFFFFF)
+        self._high.index_add_(0, rows, value >> 32)
+
+    def scaled(self, unit: float) -> Float[Tensor, "rows n_in"]:
+        """The sum over the unit (a power of two), rounded once or twice to float64."""
+        carry = self._low >> 32
+        high, low = self._high + carry, self._low & 0xFFFFFFFF
+        return (high.double() * 2.0**32 + low.double()) / unit
+
+
+def save_partial(partial: Partial, path: Path) -> None:
+    """Keep a partial sum as safetensors; the file appears whole or not at all."""
+    from dataclasses import fields
+
+    from safetensors.torch import save
+
+    from jacobian_core.lake.files import write_atomic
+
+    write_atomic(path, save({f.name: getattr(partial, f.name).contiguous() for f in fields(Partial)}))
+
+
+def load_partial(path: Path) -> Partial:
+    """A kept partial sum."""
+    from safetensors.torch import load_file
+
+    return Partial(**load_file(str(path)))
+
+
+@dataclass(frozen=True)
+class PairSums:
+    """Merged sums of some output latents: float64 sums, and counts of tokens."""
+
+    out_latent: Int64[Tensor, "rows"]
+    n_out_active: Int64[Tensor, "rows"]
+    n_coactive: Int64[Tensor, "rows n_in"]
+    sum: Float[Tensor, "rows n_in"]
+    sum_abs: Float[Tensor, "rows n_in"]
+    sum_sq: Float[Tensor, "rows n_in"]
+    max_abs: Float32[Tensor, "rows n_in"]
+
+
+def merge(partials: list[Partial], rows: range, n_in: int, unit: Units) -> PairSums:
+    """The sums over all partial sums for the output latents in `rows` that were ever active.
+
+    A sum of magnitudes is never below its largest term, not even where that is below the unit.
+    """
+    shape = (len(rows), n_in)
+    total, total_abs, total_sq = ExactSum(shape), ExactSum(shape), ExactSum(shape)
+    n_out = torch.zeros(len(rows), dtype=torch.int64)
+    n_coactive = torch.zeros(shape, dtype=torch.int64)
+    max_abs = torch.zeros(shape)
+    for part in partials:
+        inside = (part.out_latent >= rows.start) & (part.out_latent < rows.stop)
+        at = part.out_latent[inside] - rows.start
+        n_out.index_add_(0, at, part.n_out_active[inside])
+        n_coactive.index_add_(0, at, part.n_coactive[inside].long())
+        total.add(at, part.sum[inside])
+        total_abs.add(at, part.sum_abs[inside])
+        total_sq.add(at, part.sum_sq[inside])
+        _keep_largest(max_abs, at, part.max_abs[inside])
+    seen = torch.nonzero(n_out).flatten()
+    largest = max_abs.double()
+    return PairSums(
+        seen + rows.start, n_out[seen], n_coactive[seen], total.scaled(unit.value)[seen],
+        torch.maximum(total_abs.scaled(unit.value), largest)[seen],
+        torch.maximum(total_sq.scaled(unit.square), largest.square())[seen], max_abs[seen],
+    )  # fmt: skip

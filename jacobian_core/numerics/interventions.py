@@ -1,0 +1,148 @@
+"""What output latents do when one input latent is changed and everything else is held (DESIGN section 3).
+
+A change of `s_j` by `delta` moves the hidden pre-activations by `delta * D[j]`, so the MLP is evaluated anew at
+`z + delta D[j]` without decoding. Two things are computed for each changed latent:
+
+* the change of a pre-activation, `sum_h E[i,h] (phi(z_h + delta D[j,h]) - phi(z_h))`, in float64: the differences that
+  matter at J about 0 are far below the round-off of two float32 outputs subtracted;
+* the output SAE's selection, by encoding the new MLP output in full: exact, at the price of one token's encoding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from jacobian_core.numerics.codes import select_top_k
+from jacobian_core.numerics.sandwich import Sandwich, SandwichState
+from jacobian_core.numerics.strata import PairSample
+
+_ROWS_AT_ONCE = 4096
+_FLOATS_AT_ONCE = 8 << 20
+
+
+@dataclass(frozen=True)
+class Effects:
+    """What happened to one output latent (a row) when one input latent was set to `in_after`.
+
+    `pre_change` is the change of the output's pre-activation; `out_after` is its activation with the selection redone.
+    """
+
+    in_before: Float[Tensor, "changes"]
+    in_after: Float[Tensor, "changes"]
+    out_before: Float[Tensor, "changes"]
+    out_after: Float[Tensor, "changes"]
+    pre_change: Float[Tensor, "changes"]
+    left_selection: Bool[Tensor, "changes"]
+
+
+def change_latents(
+    sandwich: Sandwich, state: SandwichState, pairs: PairSample, in_after: Float[Tensor, "pairs"]
+) -> Effects:
+    """Set the input latent of each pair to `in_after` and see what its output latent does.
+
+    Pairs that share a token, an input latent and a value share one evaluation of the MLP.
+    """
+    in_before = state.inputs.value[pairs.token, pairs.in_slot]
+    out_before = state.outputs.value[pairs.token, pairs.out_slot]
+    variants, variant_of = _variants(state, pairs, in_after)
+    left = torch.empty(len(pairs.token), dtype=torch.bool, device=in_after.device)
+    pre_change = torch.empty(len(pairs.token), dtype=torch.float64, device=in_after.device)
+    order = torch.argsort(variant_of, stable=True)
+    bounds = torch.searchsorted(variant_of[order], torch.arange(0, len(variants.token) + 1, device=order.device))
+    step = max(1, _FLOATS_AT_ONCE // (sandwich.outputs.latents + sandwich.mlp.d_mlp))
+    for start in range(0, len(variants.token), step):
+        stop = min(start + step, len(variants.token))
+        rows = order[int(bounds[start]) : int(bounds[stop])]
+        part = _Variants(variants.token[start:stop], variants.latent[start:stop], variants.delta[start:stop])
+        z = state.z[part.token]
+        moved = z + part.delta[:, None] * sandwich.kernel.D[part.latent]
+        out_latent = state.outputs.index[pairs.token[rows], pairs.out_slot[rows]]
+        local = variant_of[rows] - start
+        left[rows] = _leaves(sandwich, moved, local, out_latent)
+        pre_change[rows] = _pre_change(sandwich, (z, part), local, out_latent)
+    stays = (out_before.double() + pre_change).clamp(min=0).to(out_before.dtype)
+    # The float64 change decides where the float32 encoding and it disagree on a pre-activation at zero.
+    left = left | (stays <= 0)
+    return Effects(in_before, in_after, out_before, torch.where(left, 0, stays), pre_change, left)
+
+
+@dataclass(frozen=True)
+class _Variants:
+    """Distinct changes: one input latent of one token moved by `delta`."""
+
+    token: Int64[Tensor, "variants"]
+    latent: Int64[Tensor, "variants"]
+    delta: Float[Tensor, "variants"]
+
+
+def _variants(
+    state: SandwichState, pairs: PairSample, in_after: Float[Tensor, "pairs"]
+) -> tuple[_Variants, Int64[Tensor, "pairs"]]:
+    """The distinct changes behind the rows, and which of them each row sees."""
+    key = torch.stack([pairs.token.double(), pairs.in_slot.double(), in_after.double()], 1)
+    distinct, variant_of = torch.unique(key, dim=0, return_inverse=True)
+    token, slot = distinct[:, 0].long(), distinct[:, 1].long()
+    delta = distinct[:, 2] - state.inputs.value[token, slot].double()
+    return _Variants(token, state.inputs.index[token, slot], delta.to(state.z.dtype)), variant_of
+
+
+def _leaves(
+    sandwich: Sandwich,
+    moved: Float[Tensor, "variants d_mlp"],
+    variant: Int64[Tensor, "rows"],
+    out_latent: Int64[Tensor, "rows"],
+) -> Bool[Tensor, "rows"]:
+    """Whether each row's output latent is no longer active after its variant's change."""
+    codes = select_top_k(sandwich.outputs.preactivations(sandwich.mlp.output(moved)), sandwich.outputs.k)
+    found = (codes.index[variant] == out_latent[:, None]) & codes.active[variant]
+    return ~found.any(1)
+
+
+def _pre_change(
+    sandwich: Sandwich,
+    at: tuple[Float[Tensor, "variants d_mlp"], _Variants],
+    variant: Int64[Tensor, "rows"],
+    out_latent: Int64[Tensor, "rows"],
+) -> Float[Tensor, "rows"]:
+    """The exact change of each row's pre-activation, float64."""
+    z, changes = at[0].double(), at[1]
+    phi = sandwich.mlp.activation.f
+    moved = z + changes.delta.double()[:, None] * sandwich.kernel.D[changes.latent].double()
+    change = phi(moved) - phi(z)
+    result = change.new_empty(len(variant))
+    for start in range(0, len(variant), _ROWS_AT_ONCE):
+        rows = slice(start, start + _ROWS_AT_ONCE)
+        result[rows] = (sandwich.kernel.E[out_latent[rows]].double() * change[variant[rows]]).sum(1)
+    return result
+
+
+def values_after(kind: str, before: Float[Tensor, "pairs"], settings: KindValues) -> list[Float[Tensor, "pairs"]]:
+    """The activations that an intervention of `kind` gives a latent whose own is `before`."""
+
+    def constant(value: float) -> Float[Tensor, "pairs"]:
+        return torch.full_like(before, value)
+
+    sweep = torch.linspace(0, settings.sweep_max, settings.sweep_points, dtype=torch.float64).tolist()
+    makers: dict[str, Callable[[], list[Float[Tensor, "pairs"]]]] = {
+        "ablate": lambda: [constant(0.0)],
+        "unit": lambda: [before - 1],
+        "set": lambda: [constant(value) for value in settings.set_values],
+        "scale": lambda: [before * factor for factor in settings.scale_factors],
+        "sweep": lambda: [constant(value) for value in sweep],
+    }
+    return makers[kind]()
+
+
+@dataclass(frozen=True)
+class KindValues:
+    """The activations, factors and points of the kinds 'set', 'scale' and 'sweep'."""
+
+    set_values: tuple[float, ...]
+    scale_factors: tuple[float, ...]
+    sweep_points: int
+    sweep_max: float

@@ -1,0 +1,110 @@
+"""The statements that make the warehouse: views over listed parts, `runs`, and every view and macro of `sql/`.
+
+A run that has no `pair_stats` yet (it goes on) gets them computed from its entries whenever they are read, by the same
+statement that the mart runs at the end: reports work from the first block on, at the price of an aggregation a query.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from jacobian_core.contracts import TABLES, Table
+from jacobian_core.sql.run_facts import RUN_FACTS, RunSnapshot
+from jacobian_core.sql.sql_files import SqlFile, bound_statement, in_reading_order, literal, sql_file, sql_files
+
+DUCKDB_TYPES = {
+    "int16": "SMALLINT",
+    "int32": "INTEGER",
+    "int64": "BIGINT",
+    "uint32": "UINTEGER",
+    "uint64": "UBIGINT",
+    "float32": "FLOAT",
+    "float64": "DOUBLE",
+    "string": "VARCHAR",
+    "bool": "BOOLEAN",
+}
+"""DuckDB's name of each type of a contract."""
+
+_RUN_ID_COMMENT = "the run"
+
+
+def warehouse_statements(root: Path, states: list[RunSnapshot]) -> Iterator[str]:
+    """Every statement, in order; `root` is the lake's absolute path."""
+    for table in TABLES.values():
+        yield f"CREATE VIEW {table.name} AS {_table_view(root, table, states)}"
+        yield from _comments(table.name, f"{table.description} A row: {table.grain}.", _table_columns(table))
+    yield f"CREATE VIEW runs AS {_runs_view(states)}"
+    facts = {fact.name: _with_unit(fact.description, fact.unit) for fact in RUN_FACTS}
+    yield from _comments(
+        "runs", "The runs of the lake when these views were made (they name every file). A row: one run.", facts
+    )
+    # Together: macros read views, and views may use macros.
+    for file in in_reading_order(sql_files("macros") | sql_files("views")):
+        if file.kind == "macros":
+            yield macro_statement(file)
+            continue
+        yield f"CREATE VIEW {file.name} AS {file.statement}"
+        comment = f"{file.purpose} A row: {file.grain}."
+        yield from _comments(file.name, comment, {column.name: column.comment for column in file.columns})
+
+
+def macro_statement(file: SqlFile) -> str:
+    """CREATE MACRO of a file of `sql/macros`; one without columns returns a single value."""
+    parameters = ", ".join(parameter.name for parameter in file.parameters)
+    body = f"TABLE {file.statement}" if file.columns else f"({file.statement}\n)"
+    return f"CREATE MACRO {file.name}({parameters}) AS {body}"
+
+
+def _table_view(root: Path, table: Table, states: list[RunSnapshot]) -> str:
+    paths = [str(root / part.path) for state in states for part in state.parts.get(table.name, [])]
+    columns = ", ".join(f'"{column.name}"' for column in table.columns)
+    selects = []
+    if paths:
+        # run_id is the part's folder; the columns are listed, so that no other folder of the path becomes one.
+        selects.append(
+            f"SELECT {columns}, run_id FROM read_parquet({literal(paths)}, hive_partitioning = true, "
+            "hive_types = {'run_id': VARCHAR}, union_by_name = false)"
+        )
+    if table.name == "pair_stats":
+        selects += [_live_pair_stats(columns, state) for state in states if _lacks_pair_stats(state)]
+    return "\nUNION ALL ".join(selects) or _empty_view(table)
+
+
+def _empty_view(table: Table) -> str:
+    columns = [f'NULL::{DUCKDB_TYPES[column.type]} AS "{column.name}"' for column in table.columns]
+    return f"SELECT {', '.join(columns)}, NULL::VARCHAR AS run_id WHERE false"
+
+
+def _lacks_pair_stats(state: RunSnapshot) -> bool:
+    return "pair_stats" not in state.parts and bool(state.parts.get("jacobian_entries"))
+
+
+def _live_pair_stats(columns: str, state: RunSnapshot) -> str:
+    mart = bound_statement(sql_file("marts", "pair_stats"), {"run_id": state.run_id, "thresholded": state.thresholded})
+    return f"SELECT {columns}, {literal(state.run_id)} AS run_id FROM ({mart}\n)"
+
+
+def _runs_view(states: list[RunSnapshot]) -> str:
+    names = ", ".join(f"{fact.name}" for fact in RUN_FACTS)
+    if not states:
+        nulls = ", ".join(f"NULL::{fact.type} AS {fact.name}" for fact in RUN_FACTS)
+        return f"SELECT {nulls} WHERE false"
+    rows = [", ".join(f"{literal(fact.of(state))}::{fact.type}" for fact in RUN_FACTS) for state in states]
+    values = ",\n".join(f"({row})" for row in rows)
+    return f"SELECT {names} FROM (VALUES {values}) AS facts ({names})"
+
+
+def _table_columns(table: Table) -> dict[str, str]:
+    columns = {column.name: _with_unit(column.description, column.unit) for column in table.columns}
+    return columns | {"run_id": _RUN_ID_COMMENT}
+
+
+def _with_unit(description: str, unit: str) -> str:
+    return f"{description} [{unit}]" if unit else description
+
+
+def _comments(view: str, comment: str, columns: dict[str, str]) -> Iterator[str]:
+    yield f"COMMENT ON VIEW {view} IS {literal(comment)}"
+    for name, text in columns.items():
+        yield f'COMMENT ON COLUMN {view}."{name}" IS {literal(text)}'

@@ -1,0 +1,182 @@
+"""What a process keeps loaded between blocks: model, SAE pair, weight products, tokenizer.
+
+Loading costs tens of seconds, a block well under one; so the last run's worker is kept, and a new one only loaded for
+another run or device.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from jacobian_core.artifact.sae_pair import check_pair_fits, load_sae_pair, model_weights_of
+from jacobian_core.config import ComputeConfig
+from jacobian_core.corpus.blocks import TokenBlock
+from jacobian_core.corpus.staging import load_block
+from jacobian_core.corpus.tokenizer import Tokenizer, load_tokenizer
+from jacobian_core.corpus.tokens import Cursor, cut_blocks
+from jacobian_core.errors import CorpusError, LakeError, ModelError
+from jacobian_core.lake.layout import Lake
+from jacobian_core.lake.manifest import BlockMarker
+from jacobian_core.lake.publish import BlockWriter
+from jacobian_core.model.activations import block_activations
+from jacobian_core.model.llm import load_language_model
+from jacobian_core.model.quality import Fvu, measure_fvu
+from jacobian_core.numerics.codes import fold_sae
+from jacobian_core.numerics.sandwich import Sandwich
+from jacobian_core.work.compute import BlockComputer, StageSeconds
+
+if TYPE_CHECKING:
+    from jacobian_core.pipeline import QualityReport, RunRef
+
+log = logging.getLogger(__name__)
+
+_PROOF_POSITIONS = 64
+
+
+@dataclass(frozen=True)
+class Worker:
+    """The loaded parts of one run on one device."""
+
+    computer: BlockComputer
+    tokenizer: Tokenizer
+
+
+_loading = threading.Lock()
+_loaded: dict[tuple[str, str], Worker] = {}
+
+
+def pick_device(compute: ComputeConfig) -> str:
+    """The torch device that a setting names; 'auto' is the first GPU where there is one.
+
+    Raises ModelError where the device is not there.
+    """
+    if compute.device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if compute.device.startswith("cuda") and not torch.cuda.is_available():
+        raise ModelError(
+            f"compute.device is '{compute.device}', but this torch sees no CUDA device.",
+            "Set compute.device to 'cpu', or install the CUDA build of torch.",
+        )
+    return compute.device
+
+
+def worker_for(run: RunRef) -> Worker:
+    """The run's worker, loaded once a process."""
+    device = pick_device(run.config.compute)
+    with _loading:
+        key = (run.run_id, device)
+        if key not in _loaded:
+            _loaded.clear()
+            _loaded[key] = _load(run, device)
+        return _loaded[key]
+
+
+def _load(run: RunRef, device: str) -> Worker:
+    config = run.config
+    if config.compute.threads is not None:
+        torch.set_num_threads(config.compute.threads)
+    folder = Path(run.artifact.folder)
+    weights = model_weights_of(folder) if config.model.weights == "artifact" else None
+    pair = load_sae_pair(folder)
+    if pair.artifact_config.get("randomize_llm_weights") and config.model.weights == "model":
+        log.warning(
+            "the pair was trained on a randomised model (randomize_llm_weights), but model.weights is 'model'; "
+            "set model.weights to 'artifact' if the artifact carries them"
+        )
+    model = load_language_model(config.model, run.layer, device, weights)
+    check_pair_fits(pair, model.mlp.d_in, model.mlp.d_out, model.bridge.cfg.n_layers)
+    sandwich = Sandwich.build(
+        fold_sae(pair.input, device, model.dtype),
+        model.mlp,
+        fold_sae(pair.output, device, model.dtype),
+        config.jacobian.evaluate_at,
+    )
+    tokenizer = load_tokenizer(config.model)
+    computer = BlockComputer(
+        model=model,
+        sandwich=sandwich,
+        settings=config.jacobian,
+        experiments=config.interventions,
+        vocabulary=pa.array(_texts(tokenizer, int(model.bridge.cfg.d_vocab))),
+        forward_batch_tokens=config.compute.forward_batch_tokens,
+        chunk_tokens=config.compute.chunk_tokens,
+    )
+    return Worker(computer, tokenizer)
+
+
+def _texts(tokenizer: Tokenizer, vocabulary: int) -> list[str]:
+    """A text for every id that the model knows, the tokenizer's own or ''."""
+    texts = tokenizer.texts()
+    return texts + [""] * (vocabulary - len(texts))
+
+
+def measure_quality(run: RunRef) -> tuple[Fvu, float]:
+    """FVU of both SAEs on the run's first tokens, and the error of the MLP's formula against the model's module."""
+    worker = worker_for(run)
+    computer = worker.computer
+    limit = run.config.quality.fvu_tokens
+    taken: list[torch.Tensor] = []
+    proof = None
+    for block in _first_blocks(run, worker.tokenizer, limit):
+        if proof is None:
+            proof = _first_row(block)
+        taken.append(block_activations(computer.model, block, computer.forward_batch_tokens))
+    if proof is None:
+        raise CorpusError("the corpus has no document that can be analysed.", "Check corpus.location and its shards.")
+    mlp_error = computer.model.prove_mlp(proof)
+    sandwich = computer.sandwich
+    return measure_fvu(sandwich.inputs, sandwich.mlp, sandwich.outputs, torch.cat(taken)), mlp_error
+
+
+def _first_blocks(run: RunRef, tokenizer: Tokenizer, tokens: int) -> list[TokenBlock]:
+    """Blocks from the start of the corpus that hold `tokens` analysed tokens, or all there are."""
+    small = run.config.corpus.model_copy(update={"block_tokens": min(tokens, run.config.corpus.block_tokens)})
+    blocks: list[TokenBlock] = []
+    left = tokens
+    for shard in run.shards:
+        for block, _, _ in cut_blocks(shard, tokenizer, small, Cursor(0, 0), left):
+            blocks.append(block)
+            left -= block.analysed
+        if left <= 0:
+            break
+    return blocks
+
+
+def _first_row(block: TokenBlock) -> torch.Tensor:
+    end = min(int(block.row_offsets[1]), _PROOF_POSITIONS)
+    return torch.from_numpy(block.vocab_ids[:end].astype(np.int64))[None]
+
+
+def quality_json(report: QualityReport) -> bytes:
+    """The report as it is kept until the manifest is written."""
+    return json.dumps(asdict(report)).encode()
+
+
+def compute_and_publish(run: RunRef, block_id: str) -> BlockMarker:
+    """Compute a staged block and publish its parts; returns its marker."""
+    worker = worker_for(run)
+    lake = Lake(Path(run.lake))
+    try:
+        block = load_block(lake.staged_path(run.run_id, block_id))
+    except LakeError:
+        marker = lake.block(run.run_id, block_id)
+        if marker is None:
+            raise
+        return marker  # another worker did it a moment ago, and took away what it was made from
+    clock = StageSeconds()
+    with BlockWriter(lake, run.run_id, block_id, run.config.lake) as writer:
+        writer.write("documents", block.documents)
+        for tables in worker.computer.compute(block, clock):
+            for name, table in tables.items():
+                writer.write(name, table)
+            clock.done("write")
+        return writer.publish(clock.seconds)
