@@ -22,7 +22,7 @@ from jacobian_core.errors import ServerError
 if TYPE_CHECKING:
     from flows.server import ServerState
 
-_SERVER_CHECK_SECONDS = 5.0
+_CHECK_SECONDS = 10.0
 
 
 def serve(lake: Path, profile: str, port: int | None, cpu_limit: int, tell: Callable[[str], None]) -> None:
@@ -50,7 +50,7 @@ def serve(lake: Path, profile: str, port: int | None, cpu_limit: int, tell: Call
                 raise
             with Supervisor(workers_of(devices, socket.gethostname(), cpu_limit), _logs(lake), tell) as workers:
                 _say_what_is_there(local.ui if local else api.removesuffix("/api"), names, workers.specs, tell)
-                supervise(workers, _server_keeper(lake, local, tell), stopped)
+                supervise(workers, _keeper(lake, local, workers.specs, tell), stopped)
                 tell("stopping the workers and their flow runs ...")
         finally:
             if local is not None and ours:
@@ -87,22 +87,27 @@ def until_stopped() -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
-def _server_keeper(lake: Path, local: ServerState | None, tell: Callable[[str], None]) -> Callable[[], None]:
-    """Starts the lake's own server again, on the same port, if it has died; does nothing about a server of others."""
+def _keeper(
+    lake: Path, local: ServerState | None, specs: Sequence[WorkerSpec], tell: Callable[[str], None]
+) -> Callable[[], None]:
+    """What is done now and then: the lake's own server is started again if it has died, and orphans are marked."""
+    from flows.orphans import mark_orphans
     from flows.server import server_status, start_server
 
     next_check = [0.0]
 
     def keep() -> None:
-        if local is None or time.monotonic() < next_check[0]:
+        if time.monotonic() < next_check[0]:
             return
-        next_check[0] = time.monotonic() + _SERVER_CHECK_SECONDS
-        if server_status(lake) is None:
-            tell("the Prefect server has ended; it is started again")
-            try:
+        next_check[0] = time.monotonic() + _CHECK_SECONDS
+        try:
+            if local is not None and server_status(lake) is None:
+                tell("the Prefect server has ended; it is started again")
                 start_server(lake, local.port)
-            except ServerError as error:
-                tell(f"warning: {error}")
+            for name in mark_orphans([spec.name for spec in specs]):
+                tell(f"flow run '{name}' had lost its process and is marked as crashed")
+        except Exception as error:  # a server that is away for a while: the workers go on without it
+            tell(f"warning: {type(error).__name__}: {error}")
 
     return keep
 
