@@ -13,10 +13,10 @@ from tests.faults.table import TABLE_FILE
 _PAGE = """# Faults
 
 What was done to runs, and what it cost. Each trial is a whole run in miniature (a random model and SAE pair over two
-compressed shards), disturbed at a random moment, then started again with the same request. Afterwards the lake is
-compared with an undisturbed one: the same files, every part the same bytes (SHA-256), the same manifest but for times,
-the same rows in the reports and in the warehouse, no temporary file, and `jacobian verify` finds nothing. Between the
-fault and the second start, a reader must have seen whole blocks only.
+compressed shards), disturbed at a random moment and, unless it comes to its end by itself, started again with the same
+request. Then the lake is compared with an undisturbed one: the same files, every part the same bytes (SHA-256), the
+same manifest but for times, the same rows in the reports and in the warehouse, no temporary file, and `jacobian verify`
+finds nothing. Between a kill or a failure and the second start, a reader must have seen whole blocks only.
 
 {table}
 
@@ -37,7 +37,7 @@ would be lost or doubled if a table of the lake had fewer or more of them than t
 - **network to the artifact**: connections to the hub and to W&B break off half-way through a file.
 - **Prefect server**: killed in the middle of a run and started again; the run waits for it and completes.
 
-`make test` tries the short series, about forty trials. This page is written by `python -m tests.faults`, which tries
+`make test` tries the short series, about thirty trials. This page is written by `python -m tests.faults`, which tries
 all; `python -m pytest tests/faults -m slow` runs the long series alone.
 """
 

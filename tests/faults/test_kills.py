@@ -11,7 +11,7 @@ import pytest
 from tests.faults.table import Harness, Tried
 
 Note = Callable[[Tried], None]
-QUICK = {"fetch": 1, "tokenise": 2, "compute": 2, "write": 2, "publish block": 2, "publish run": 2, "report": 1}
+QUICK = {"fetch": 1, "tokenise": 1, "compute": 2, "write": 1, "publish block": 2, "publish run": 2, "report": 1}
 LONG = {"fetch": 5, "tokenise": 5, "compute": 6, "write": 6, "publish block": 8, "publish run": 10, "report": 4}
 LONG_ALL_INPUTS = {"tokenise": 2, "accumulate": 6, "publish run": 4}
 

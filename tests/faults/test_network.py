@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from tests.artifact.conftest import CANARY
 from tests.faults.compare import leftovers
 from tests.faults.conftest import Configure
@@ -28,6 +30,7 @@ def test_the_hub_breaks_off(harness: Harness, hub: ModelRepository, tmp_path: Pa
     tried(harness.run_again(tmp_path, none, "network to the artifact gone half-way (hub)"))
 
 
+@pytest.mark.slow  # how a fetch fails is tested with the artifacts; here it costs another client's start
 def test_wandb_breaks_off(harness: Harness, configure: Configure, mini: Path, tmp_path: Path, tried: Note) -> None:
     location = "ent/proj/pair"
     files = {path.name: path.read_bytes() for path in (mini / "hub").iterdir()}

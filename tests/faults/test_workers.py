@@ -43,7 +43,7 @@ def sleeps_and_wakes(harness: Harness, place: Path, stage: str, seed: int) -> Tr
     return harness.check(place, recomputed, f"worker paused in {stage}, wakes when all is done")
 
 
-@pytest.mark.parametrize("stage", ["tokenise", "compute", "write", "publish block", "publish run"])
+@pytest.mark.parametrize("stage", ["tokenise", "compute", "publish run"])
 def test_a_worker_that_wakes_when_another_has_done_its_work(
     harness: Harness, tmp_path: Path, stage: str, tried: Note
 ) -> None:
