@@ -17,7 +17,7 @@ from tests.flows.test_cli import jacobian
 from tests.tiny import make_corpus, make_model, make_pair
 
 PROFILE = """
-name = "tiny"
+name = "command"
 [sae]
 source = "folder"
 location = "pair"
@@ -64,7 +64,7 @@ def test_the_run_leaves_a_whole_lake_and_prints_its_reports(
 ) -> None:
     assert ran.returncode == 0, ran.stderr
     lake = Lake.open(server_lake)
-    run_id = next(run for run in lake.runs() if run.startswith("tiny-"))
+    run_id = next(run for run in lake.runs() if run.startswith("command-"))
     assert verify_lake(lake, run_id) == []
     assert [word for word in ("threshold_fractions", "mean_max_aggregates", "sparsity") if word not in ran.stdout] == []
     assert f"run_id: {run_id}" in ran.stdout
@@ -81,12 +81,12 @@ def test_the_ui_has_the_run_s_page_its_tables_and_its_bar(
     ran: subprocess.CompletedProcess[str], server: ServerState
 ) -> None:
     found = artifacts(server)
-    page = next(a for a in found if a["type"] == "markdown" and a["key"].startswith("tiny-"))
+    page = next(a for a in found if a["type"] == "markdown" and a["key"].startswith("command-"))
     assert page["data"].index("Of all 7,680 pairs") < page["data"].index("## threshold_fractions")
     assert page["data"].index("## threshold_fractions") < page["data"].index("## The run")
     assert {"threshold-fractions", "mean-max-aggregates"} <= {a["key"] for a in found if a["type"] == "table"}
     assert any(a["type"] == "progress" and a["data"] == 100 for a in found)
-    figures = next(a for a in found if a["key"].startswith("figures-"))
+    figures = next(a for a in found if a["key"].startswith("figures-command-"))
     assert figures["data"].count("](data:image/png;base64,iVBOR") >= 4
 
 
@@ -109,13 +109,13 @@ def test_report_sql_verify_and_runs_read_the_lake(
         assert found.returncode == 0, found.stderr
         return json.loads(found.stdout)
 
-    (run,) = [r for r in result("runs") if r["run_id"].startswith("tiny-")]
+    (run,) = [r for r in result("runs") if r["run_id"].startswith("command-")]
     assert run["state"] == "complete"
-    report = result("report", "mean_max_aggregates", "--set", "top=3", "--run", "tiny", "--no-write")
+    report = result("report", "mean_max_aggregates", "--set", "top=3", "--run", "command", "--no-write")
     assert len(report["reports"]["mean_max_aggregates"]) == 3
-    (row,) = result("sql", "SELECT count(*) AS entries FROM jacobian_entries", "--run", "tiny")
+    (row,) = result("sql", "SELECT count(*) AS entries FROM jacobian_entries", "--run", "command")
     assert row["entries"] == run["entries_stored"]
-    assert result("verify", "--run", "tiny") == {"clean": True, "findings": []}
+    assert result("verify", "--run", "command") == {"clean": True, "findings": []}
 
 
 @pytest.mark.parametrize(

@@ -150,7 +150,7 @@ def test_second_threshold_makes_as_many_near_zero(noisy: tuple[Connection, pa.Ta
     # Ranks of a few tokens are another sample; sums are of all entries all the same.
     fewer = _by_name(connection, near_zero_first=0.05, rank_tokens=30)
     assert fewer["spearman"][0] != found["spearman"][0]
-    assert fewer["pearson"] == found["pearson"]
+    assert fewer["pearson"] == pytest.approx(found["pearson"], rel=1e-9)  # threads add in any order
 
 
 @pytest.mark.parametrize(("factor", "expected"), [(0.25, 1.0), (-0.25, -1.0)])
