@@ -240,9 +240,13 @@ def merge(partials: list[Partial], rows: range, n_in: int, unit: Units) -> PairS
         total_sq.add(at, part.sum_sq[inside])
         _keep_largest(max_abs, at, part.max_abs[inside])
     seen = torch.nonzero(n_out).flatten()
-    largest = max_abs.double()
+    largest = max_abs.double()[seen]
+    count = n_out[seen][:, None].double()
+    # Rounding to the unit must not take the sums out of what any n numbers obey.
+    sum_abs = torch.maximum(total_abs.scaled(unit.value)[seen], largest).minimum(count * largest)
+    sum_sq = torch.maximum(total_sq.scaled(unit.square)[seen], largest.square())
+    sum_sq = torch.maximum(sum_sq, sum_abs.square() / count).minimum(sum_abs * largest)
     return PairSums(
-        seen + rows.start, n_out[seen], n_coactive[seen], total.scaled(unit.value)[seen],
-        torch.maximum(total_abs.scaled(unit.value), largest)[seen],
-        torch.maximum(total_sq.scaled(unit.square), largest.square())[seen], max_abs[seen],
+        seen + rows.start, n_out[seen], n_coactive[seen], total.scaled(unit.value)[seen].clamp(-sum_abs, sum_abs),
+        sum_abs, sum_sq, max_abs[seen],
     )  # fmt: skip

@@ -52,6 +52,7 @@ class _Calibration:
     bytes: int
     whole_corpus: bool
     group_seconds: float
+    accumulator_bytes: int
 
 
 def plan_run(config: RunConfig) -> Plan:
@@ -76,8 +77,9 @@ def _calibrate(config: RunConfig) -> _Calibration:
     group_seconds = sum(pipeline.accumulate_group(run, group) for group in groups)
     started = time.perf_counter()
     summary = pipeline.publish_run(run, {})
+    publish_seconds = time.perf_counter() - started
     return _Calibration(
-        results, seconds, start_seconds, time.perf_counter() - started, summary.bytes, whole, group_seconds
+        results, seconds, start_seconds, publish_seconds, summary.bytes, whole, group_seconds, _accumulators(run)
     )
 
 
@@ -136,17 +138,17 @@ def _extrapolate(config: RunConfig, measured: _Calibration) -> Plan:
         entries=round(scale * sum(r.entries_stored for r in measured.results)),
         bytes_on_disk=round(scale * measured.bytes),
         peak_memory_bytes=_peak_memory(),
-        accumulator_bytes=_accumulators(config),
+        accumulator_bytes=measured.accumulator_bytes,
         seconds=seconds_total,
         basis=f"{len(measured.results)} blocks ({sampled:,} tokens) computed and aggregated here; tokens: {source}",
     )
 
 
-def _accumulators(config: RunConfig) -> int:
-    if config.jacobian.scope != "all_inputs":
+def _accumulators(run: RunRef) -> int:
+    if run.config.jacobian.scope != "all_inputs":
         return 0
-    pair = describe_pair(Path(pipeline.fetch_artifact(config).folder))
-    return accumulator_bytes(pair.n_out_latents, pair.n_in_latents, config.all_inputs.tiles)
+    pair = describe_pair(Path(run.artifact.folder))
+    return accumulator_bytes(pair.n_out_latents, pair.n_in_latents, run.config.all_inputs.tiles)
 
 
 def _peak_memory() -> int:

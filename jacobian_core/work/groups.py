@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import torch
 
-from jacobian_core.contracts import PAIR_STATS, TABLES
+from jacobian_core.contracts import PAIR_STATS
 from jacobian_core.corpus.staging import load_block
 from jacobian_core.errors import LakeError
 from jacobian_core.lake import files
@@ -135,7 +135,7 @@ def pair_stats_table(sums: PairSums, n_in: int) -> pa.Table:
     """`pair_stats` of some output latents with every input latent; `n_stored` is how often the output was active."""
     rows = len(sums.out_latent)
     return make_table(
-        TABLES["pair_stats"],
+        PAIR_STATS,
         {
             "scope": pa.repeat("all_inputs", rows * n_in),
             "out_latent": sums.out_latent.repeat_interleave(n_in).numpy(),
