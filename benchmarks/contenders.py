@@ -30,7 +30,7 @@ class Dense:
         """Dense activations of one or many tokens."""
         dictionary = self.sandwich.outputs if output else self.sandwich.inputs
         pre = x @ dictionary.W_enc + dictionary.b_enc
-        top = torch.topk(pre, dictionary.k, dim=-1)
+        top = torch.topk(pre, dictionary.selection.k, dim=-1)
         return torch.zeros_like(pre).scatter(-1, top.indices, functional.relu(top.values))
 
     def decode(self, s: Tensor) -> Tensor:
@@ -63,7 +63,7 @@ def torch_func(sandwich: Sandwich, x: Tensor) -> Tensor:
 
     def active_outputs(s: Tensor, in_index: Tensor, out_index: Tensor) -> Tensor:
         decoded = s @ sandwich.inputs.W_dec[in_index] + sandwich.inputs.b_dec
-        y = sandwich.mlp.activation.f(decoded @ sandwich.mlp.W_in + sandwich.mlp.b_in) @ sandwich.mlp.W_out
+        y = sandwich.mlp.neurons.values(decoded @ sandwich.mlp.W_in + sandwich.mlp.b_in) @ sandwich.mlp.W_out
         pre = (y + sandwich.mlp.b_out) @ sandwich.outputs.W_enc[:, out_index] + sandwich.outputs.b_enc[out_index]
         return functional.relu(pre)
 
@@ -77,16 +77,16 @@ def published(sandwich: Sandwich, x: Tensor) -> Tensor:
     s = dense.encode(x, output=False)
     z = sandwich.mlp.hidden(dense.decode(s))
     t = dense.encode(sandwich.mlp.output(z), output=True)
-    in_index = torch.topk(s, sandwich.inputs.k, dim=-1).indices
-    out_index = torch.topk(t, sandwich.outputs.k, dim=-1).indices
+    in_index = torch.topk(s, sandwich.inputs.selection.k, dim=-1).indices
+    out_index = torch.topk(t, sandwich.outputs.selection.k, dim=-1).indices
     E, D = sandwich.kernel.E[out_index], sandwich.kernel.D[in_index]
-    return torch.einsum("tih,th,tjh->tij", E, sandwich.mlp.activation.first(z), D)
+    return torch.einsum("tih,th,tjh->tij", E, sandwich.mlp.neurons.slopes(z), D)
 
 
 def ours(sandwich: Sandwich, x: Tensor) -> Tensor:
     """The run's own path from MLP inputs to J."""
     state = sandwich.state(x)
-    return sandwich.kernel.first(state.z, state.outputs, state.inputs)
+    return sandwich.kernel.first(state)
 
 
 def published_run(computer: BlockComputer, block: TokenBlock, folder: Path) -> int:

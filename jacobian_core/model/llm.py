@@ -22,7 +22,8 @@ from torch import Tensor
 
 from jacobian_core.config import ModelConfig
 from jacobian_core.errors import ModelError
-from jacobian_core.model.mlp import Mlp, activation_by_name
+from jacobian_core.model.mlp import Mlp
+from jacobian_core.model.mlp_weights import read_mlp
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +76,7 @@ class LanguageModel:
             raise ModelError(
                 f"the MLP of block {self.layer} is not what its weights say: mlp({self.hook}) differs from "
                 f"{output_hook} by {float(error):.2g} of its largest value.",
-                "The architecture has parts around its MLP that are not supported yet.",
+                "The architecture has parts around its MLP that are not supported.",
             )
         return float(error)
 
@@ -125,11 +126,14 @@ def load_language_model(
             "Set model.layer, or use the model that the SAE pair was trained on.",
         )
     dtype = torch.float64 if config.dtype == "float64" else torch.float32
-    mlp = _read_mlp(bridge, layer).to(device, dtype)
+    mlp = read_mlp(bridge, layer).to(device, dtype)
     hook = f"blocks.{layer}.mlp.hook_in"
     if config.mlp_input == "normalized":
         norm = bridge.blocks[layer].ln2
-        mlp = mlp.folded(norm.weight.detach().to(device, dtype), norm.bias.detach().to(device, dtype))
+        gain = norm.weight.detach().to(device, dtype)
+        bias = getattr(norm, "bias", None)  # an RMSNorm has none
+        shift = torch.zeros_like(gain) if bias is None else bias.detach().to(device, dtype)
+        mlp = mlp.folded(gain, shift)
         hook = f"blocks.{layer}.ln2.hook_normalized"
     return LanguageModel(bridge, layer, mlp, hook, torch.device(device))
 
@@ -263,17 +267,3 @@ def _module_with_other_weights(name: str, config: ModelConfig, artifact_weights:
 
         load_weights_beside(module, artifact_weights)
     return {"hf_model": module, "tokenizer": AutoTokenizer.from_pretrained(name, revision=config.revision)}
-
-
-def _read_mlp(bridge: Any, layer: int) -> Mlp:
-    """The plain MLP of a block, in (in, out) orientation; ModelError for gated and mixture-of-experts MLPs."""
-    block = bridge.blocks[layer].mlp
-    if getattr(bridge.cfg, "num_experts", None):
-        raise ModelError(f"block {layer} is a mixture of experts, which is not supported.", "Use a dense model.")
-    if getattr(bridge.cfg, "gated_mlp", False):
-        raise ModelError(f"block {layer} has a gated MLP, which is not supported yet.", "Use a model with a plain MLP.")
-    name = bridge.original_model.config.hidden_act
-    W_in, W_out = block.W_in.detach(), block.W_out.detach()
-    b_in = W_in.new_zeros(W_in.shape[1]) if block.b_in is None else block.b_in.detach()
-    b_out = W_out.new_zeros(W_out.shape[1]) if block.b_out is None else block.b_out.detach()
-    return Mlp(W_in, b_in, W_out, b_out, activation_by_name(name))

@@ -13,7 +13,7 @@ from torch import Tensor
 from jacobian_core.config import QualityConfig
 from jacobian_core.errors import ModelError
 from jacobian_core.model.mlp import Mlp
-from jacobian_core.numerics.codes import Dictionary
+from jacobian_core.numerics.sae import Dictionary
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,8 @@ def measure_fvu(inputs: Dictionary, mlp: Mlp, outputs: Dictionary, x: Float[Tens
     """FVU of both SAEs on true activations `x`."""
     y = mlp(x)
     return Fvu(
-        fvu_in=fraction_unexplained(x, inputs.decode(inputs.encode(x))),
-        fvu_out=fraction_unexplained(y, outputs.decode(outputs.encode(y))),
+        fvu_in=fraction_unexplained(x, inputs.reconstruct(x)),
+        fvu_out=fraction_unexplained(y, outputs.reconstruct(y)),
         tokens=x.shape[0],
     )
 

@@ -1,6 +1,6 @@
 """Exact sums of J over tokens for active outputs and every input latent (scope 'all_inputs').
 
-A token's active rows of J against all inputs are one GEMM, `(E_sel * phi'(z)) D^T`, added to accumulators and
+A token's active rows of J against all inputs are one GEMM, `(rows * slopes) D^T`, added to accumulators and
 forgotten. Sums are kept as 64-bit integers in a fixed unit, so they do not depend on the order of tokens, blocks or
 workers: any grouping of the same chunks gives the same bits. The unit leaves room for 2^20 tokens of the largest J that
 the weights allow, about 1e-11 for usual ones; partial sums are merged in two limbs, exact for any number of groups.
@@ -19,13 +19,14 @@ from torch import Tensor
 from jacobian_core.config import AllInputsConfig, RunConfig
 from jacobian_core.errors import ConfigError
 from jacobian_core.numerics.jacobian import JacobianKernel
-from jacobian_core.numerics.sandwich import SandwichState
+from jacobian_core.numerics.state import SandwichState
 
 BYTES_PER_PAIR = 3 * 8 + 4 + 4
 GROUP_TOKENS = 1 << 20
 """Tokens of one partial sum for which its integers can't overflow."""
 _INTEGER_BITS = 62
 _ROWS_FLOATS = 8 << 20
+_ROOM = 256.0
 
 
 @dataclass(frozen=True)
@@ -50,15 +51,20 @@ class Partial:
 
 
 def bound(kernel: JacobianKernel) -> float:
-    """No |J[i, j]| can be larger: `max_i |E_i| max_j |D_j| max |phi'|`, by Cauchy and Schwarz.
+    """Larger |J[i, j]| are refused: `max_i |E_i| max_j |D_j| max |phi'|`, by Cauchy and Schwarz.
 
     The largest |phi'| is taken on a grid of pre-activations; beyond it all known activation functions are straight or
-    flat, except ReLU^2, whose derivative grows without bound: there it is taken as 64.
+    flat. Three factors have no bound of their own, and are taken as `_ROOM`: the derivative of ReLU^2, the linear path
+    of a gated MLP, and what a norm (behind the MLP or around the input SAE) divides by.
     """
+    neurons = kernel.mlp.neurons
     z = torch.linspace(-32, 32, 4097, dtype=torch.float64)
-    slope = float(kernel.mlp.activation.first(z).abs().max())
+    slope = float(neurons.activation.first(z).abs().max())
     lengths = kernel.E.double().norm(dim=1).max() * kernel.D.double().norm(dim=1).max()
-    return max(float(lengths) * slope, torch.finfo(torch.float32).tiny)
+    unbounded = neurons.activation.name == "relu_squared"
+    open_ended = unbounded or neurons.channels > 1 or kernel.mlp.norm is not None or kernel.input_norm
+    room = _ROOM if open_ended else 1.0
+    return max(float(lengths) * slope * room, torch.finfo(torch.float32).tiny)
 
 
 def units(kernel: JacobianKernel) -> Units:
@@ -129,12 +135,13 @@ class Accumulator:
         token, slot = torch.nonzero(state.outputs.active & mine, as_tuple=True)
         row = state.outputs.index[token, slot] - self._rows.start
         self._n_out.index_add_(0, row, torch.ones_like(row))
-        slope = self._kernel.mlp.activation.first(state.z)
+        slopes = self._kernel.slopes(state)
+        channels = self._kernel.mlp.neurons.channels
         step = max(1, _ROWS_FLOATS // self._kernel.D.shape[0])
         for start in range(0, len(row), step):
             part = slice(start, start + step)
-            left = self._kernel.E[row[part] + self._rows.start] * slope[token[part]]
-            self._add_rows(row[part], left @ self._kernel.D.T)
+            rows = self._kernel.rows(state, token[part], row[part] + self._rows.start)
+            self._add_rows(row[part], (rows.repeat(1, channels) * slopes[token[part]]) @ self._kernel.D.T)
         self._count_coactive(state, token, row)
 
     def _add_rows(self, row: Int64[Tensor, "active"], J: Float[Tensor, "active n_in"]) -> None:
@@ -152,7 +159,13 @@ class Accumulator:
         self._n_coactive.view(-1).index_add_(0, pair, torch.ones_like(pair, dtype=torch.int32))
 
     def partial(self) -> Partial:
-        """The rows of output latents that were active at least once, on the CPU."""
+        """The rows of output latents that were active at least once, on the CPU.
+
+        FloatingPointError where a |J| is larger than `bound`, so that the integers may have overflowed.
+        """
+        largest = float(self._max_abs.max()) if self._max_abs.numel() else 0.0
+        if not largest <= bound(self._kernel):
+            raise FloatingPointError(f"|J| = {largest:.3g} is not finite, or too large for scope 'all_inputs'")
         seen = torch.nonzero(self._n_out).flatten()
 
         def rows(tensor: Tensor) -> Tensor:

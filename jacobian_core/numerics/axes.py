@@ -6,6 +6,7 @@
 | `tokens` | analysed tokens of a chunk or block |
 | `d_in`, `d_out` | width of the MLP's input and of its output (d_model for all known models) |
 | `d_mlp` | hidden neurons of the MLP |
+| `d_state` | pre-activations of the hidden neurons: `d_mlp`, or `2 d_mlp` of a gated MLP |
 | `n_in`, `n_out` | latents of the input SAE and of the output SAE |
 | `k_in`, `k_out` | selected latents of a token in each SAE, active or clamped |
 | `k`, `n`, `d` | the same three where a function serves either SAE |

@@ -1,13 +1,12 @@
-"""SAE codes: the few selected latents of each token, never a dense (token x latent) tensor beyond one chunk.
+"""Codes: the few selected latents of each token, never a dense (token x latent) tensor beyond one chunk.
 
-`Dictionary` is an SAE folded to four tensors and a selection. Encoding is one GEMM, one top-k; codes are kept in
-ascending latent order, so that everything derived from them is already sorted by the lake's keys.
+Two selections cover the SAE families: the k largest pre-activations, and those above a threshold of their own. Codes
+are kept in ascending latent order, so that everything derived from them is already sorted by the lake's keys.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -19,7 +18,8 @@ class Codes:
     """The selected latents of a chunk of tokens.
 
     `index` ascends along k. `active` is selected and > 0; elsewhere `value` and `margin` are 0. `margin` is how far the
-    pre-activation can fall before the latent stops being active: to 0 or to the best latent that was not selected.
+    pre-activation can fall before the latent stops being active: to 0, to its threshold, or to the best latent that was
+    not selected. Where tokens have different numbers of latents, short rows end in the last latent, not active.
     """
 
     index: Int64[Tensor, "tokens k"]
@@ -37,32 +37,37 @@ class Codes:
 
 
 @dataclass(frozen=True)
-class Dictionary:
-    """A TopK SAE as `value = relu(topk(x W_enc + b_enc))`, `x^ = value W_dec + b_dec`."""
+class TopK:
+    """The `k` largest pre-activations of a token, then ReLU."""
 
-    W_enc: Float[Tensor, "d n"]
-    b_enc: Float[Tensor, "n"]
-    W_dec: Float[Tensor, "n d"]
-    b_dec: Float[Tensor, "d"]
     k: int
 
-    @property
-    def latents(self) -> int:
-        """Number of latents."""
-        return self.W_enc.shape[1]
+    def select(self, pre: Float[Tensor, "tokens n"]) -> Codes:
+        """The selected latents of each token."""
+        return select_top_k(pre, self.k)
 
-    def preactivations(self, x: Float[Tensor, "tokens d"]) -> Float[Tensor, "tokens n"]:
-        """Pre-activations of all latents: dense, so for one chunk at a time."""
-        return torch.addmm(self.b_enc, x, self.W_enc)
+    def to(self, device: torch.device | str, dtype: torch.dtype) -> TopK:
+        """Itself: there is nothing to move."""
+        del device, dtype
+        return self
 
-    def encode(self, x: Float[Tensor, "tokens d"]) -> Codes:
-        """The codes of `x`."""
-        return select_top_k(self.preactivations(x), self.k)
 
-    def decode(self, codes: Codes) -> Float[Tensor, "tokens d"]:
-        """The reconstruction from codes."""
-        picked = torch.nn.functional.embedding_bag(codes.index, self.W_dec, per_sample_weights=codes.value, mode="sum")
-        return picked + self.b_dec
+@dataclass(frozen=True)
+class Threshold:
+    """Every pre-activation above its latent's threshold, which is never negative: ReLU, JumpReLU, gated."""
+
+    threshold: Float[Tensor, "n"]
+
+    def select(self, pre: Float[Tensor, "tokens n"]) -> Codes:
+        """The selected latents of each token."""
+        return select_above(pre, self.threshold)
+
+    def to(self, device: torch.device | str, dtype: torch.dtype) -> Threshold:
+        """The same thresholds on another device or in another precision."""
+        return Threshold(self.threshold.to(device=device, dtype=dtype))
+
+
+Selection = TopK | Threshold
 
 
 def select_top_k(pre: Float[Tensor, "tokens n"], k: int) -> Codes:
@@ -88,22 +93,16 @@ def select_top_k(pre: Float[Tensor, "tokens n"], k: int) -> Codes:
     return Codes(index, value, margin)
 
 
-def fold_sae(sae: Any, device: torch.device | str, dtype: torch.dtype) -> Dictionary:
-    """A `sae_lens` TopK SAE as a `Dictionary`.
-
-    `apply_b_dec_to_input` moves into the encoder's bias; `rescale_acts_by_decoder_norm` scales the encoder by the
-    decoder's row norms and the decoder by their inverse. The products are formed in float64.
-    """
-    W_enc, b_enc, W_dec, b_dec = (
-        getattr(sae, name).detach().to("cpu", torch.float64) for name in ("W_enc", "b_enc", "W_dec", "b_dec")
-    )
-    if sae.cfg.apply_b_dec_to_input:
-        b_enc = b_enc - b_dec @ W_enc
-    if getattr(sae.cfg, "rescale_acts_by_decoder_norm", False):
-        norms = W_dec.norm(dim=1)
-        W_enc, b_enc, W_dec = W_enc * norms, b_enc * norms, W_dec / norms[:, None]
-
-    def moved(tensor: Tensor) -> Tensor:
-        return tensor.to(device=device, dtype=dtype).contiguous()
-
-    return Dictionary(moved(W_enc), moved(b_enc), moved(W_dec), moved(b_dec), k=int(sae.cfg.k))
+def select_above(pre: Float[Tensor, "tokens n"], threshold: Float[Tensor, "n"]) -> Codes:
+    """The pre-activations above their thresholds, in as many slots as the token with the most needs (at least 1)."""
+    tokens, n = pre.shape
+    token, latent = torch.nonzero(pre > threshold, as_tuple=True)
+    counts = torch.bincount(token, minlength=tokens)
+    k = max(1, int(counts.max())) if tokens else 1
+    slot = torch.arange(len(token), device=pre.device) - (counts.cumsum(0) - counts)[token]
+    index = token.new_full((tokens, k), n - 1)
+    value, margin = pre.new_zeros(tokens, k), pre.new_zeros(tokens, k)
+    index[token, slot] = latent
+    found = pre[token, latent]
+    value[token, slot], margin[token, slot] = found, found - threshold[latent]
+    return Codes(index, value, margin)

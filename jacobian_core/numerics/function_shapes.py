@@ -14,7 +14,8 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from jacobian_core.numerics.interventions import change_latents
-from jacobian_core.numerics.sandwich import Sandwich, SandwichState
+from jacobian_core.numerics.sandwich import Sandwich
+from jacobian_core.numerics.state import SandwichState
 from jacobian_core.numerics.strata import PairSample
 
 RESIDUAL_LIMIT = 0.01

@@ -5,7 +5,8 @@ A change of `s_j` by `delta` moves the hidden pre-activations by `delta * D[j]`,
 
 * the change of a pre-activation, `sum_h E[i,h] (phi(z_h + delta D[j,h]) - phi(z_h))`, in float64: the differences that
   matter at J about 0 are far below the round-off of two float32 outputs subtracted;
-* the output SAE's selection, by encoding the new MLP output in full: exact, at the price of one token's encoding.
+* the output SAE's selection: a TopK SAE encodes the new MLP output in full, exact, at the price of one token's
+  encoding; with thresholds a latent's own pre-activation decides.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from jacobian_core.numerics.codes import select_top_k
-from jacobian_core.numerics.sandwich import Sandwich, SandwichState
+from jacobian_core.numerics.codes import Threshold
+from jacobian_core.numerics.sandwich import Sandwich
+from jacobian_core.numerics.state import SandwichState
 from jacobian_core.numerics.strata import PairSample
 
 _ROWS_AT_ONCE = 4096
@@ -54,20 +56,19 @@ def change_latents(
     pre_change = torch.empty(len(pairs.token), dtype=torch.float64, device=in_after.device)
     order = torch.argsort(variant_of, stable=True)
     bounds = torch.searchsorted(variant_of[order], torch.arange(0, len(variants.token) + 1, device=order.device))
-    step = max(1, _FLOATS_AT_ONCE // (sandwich.outputs.latents + sandwich.mlp.d_mlp))
+    step = max(1, _FLOATS_AT_ONCE // (sandwich.outputs.latents + sandwich.mlp.d_state))
     for start in range(0, len(variants.token), step):
         stop = min(start + step, len(variants.token))
         rows = order[int(bounds[start]) : int(bounds[stop])]
         part = _Variants(variants.token[start:stop], variants.latent[start:stop], variants.delta[start:stop])
         z = state.z[part.token]
-        moved = z + part.delta[:, None] * sandwich.kernel.D[part.latent]
         out_latent = state.outputs.index[pairs.token[rows], pairs.out_slot[rows]]
         local = variant_of[rows] - start
-        left[rows] = _leaves(sandwich, moved, local, out_latent)
+        left[rows] = _leaves(sandwich, _moved(sandwich, z, part), local, out_latent)
         pre_change[rows] = _pre_change(sandwich, (z, part), local, out_latent)
     stays = (out_before.double() + pre_change).clamp(min=0).to(out_before.dtype)
-    # The float64 change decides where the float32 encoding and it disagree on a pre-activation at zero.
-    left = left | (stays <= 0)
+    # The float64 change decides where the float32 encoding and it disagree on a pre-activation at its threshold.
+    left = left | (stays <= _floor(sandwich, state, pairs))
     return Effects(in_before, in_after, out_before, torch.where(left, 0, stays), pre_change, left)
 
 
@@ -80,6 +81,19 @@ class _Variants:
     delta: Float[Tensor, "variants"]
 
 
+def _moved(sandwich: Sandwich, z: Float[Tensor, "variants d_state"], changes: _Variants) -> Tensor:
+    """The hidden pre-activations after each change, in the precision of `z`."""
+    return z + changes.delta.to(z.dtype)[:, None] * sandwich.kernel.D[changes.latent].to(z.dtype)
+
+
+def _floor(sandwich: Sandwich, state: SandwichState, pairs: PairSample) -> Tensor:
+    """What each pair's output activation must exceed to be active, whatever the other latents do."""
+    selection = sandwich.outputs.selection
+    if isinstance(selection, Threshold):
+        return selection.threshold[state.outputs.index[pairs.token, pairs.out_slot]]
+    return torch.zeros((), device=state.z.device)
+
+
 def _variants(
     state: SandwichState, pairs: PairSample, in_after: Float[Tensor, "pairs"]
 ) -> tuple[_Variants, Int64[Tensor, "pairs"]]:
@@ -88,36 +102,46 @@ def _variants(
     distinct, variant_of = torch.unique(key, dim=0, return_inverse=True)
     token, slot = distinct[:, 0].long(), distinct[:, 1].long()
     delta = distinct[:, 2] - state.inputs.value[token, slot].double()
+    if state.scale is not None:
+        delta = delta * state.scale[token, 0]
     return _Variants(token, state.inputs.index[token, slot], delta.to(state.z.dtype)), variant_of
 
 
 def _leaves(
     sandwich: Sandwich,
-    moved: Float[Tensor, "variants d_mlp"],
+    moved: Float[Tensor, "variants d_state"],
     variant: Int64[Tensor, "rows"],
     out_latent: Int64[Tensor, "rows"],
 ) -> Bool[Tensor, "rows"]:
-    """Whether each row's output latent is no longer active after its variant's change."""
-    codes = select_top_k(sandwich.outputs.preactivations(sandwich.mlp.output(moved)), sandwich.outputs.k)
+    """Whether each row's output latent is pushed out of the selection by others after its variant's change."""
+    if isinstance(sandwich.outputs.selection, Threshold):
+        return torch.zeros_like(out_latent, dtype=torch.bool)
+    codes = sandwich.outputs.encode(sandwich.mlp.output(moved))
     found = (codes.index[variant] == out_latent[:, None]) & codes.active[variant]
     return ~found.any(1)
 
 
 def _pre_change(
     sandwich: Sandwich,
-    at: tuple[Float[Tensor, "variants d_mlp"], _Variants],
+    at: tuple[Float[Tensor, "variants d_state"], _Variants],
     variant: Int64[Tensor, "rows"],
     out_latent: Int64[Tensor, "rows"],
 ) -> Float[Tensor, "rows"]:
     """The exact change of each row's pre-activation, float64."""
     z, changes = at[0].double(), at[1]
-    phi = sandwich.mlp.activation.f
-    moved = z + changes.delta.double()[:, None] * sandwich.kernel.D[changes.latent].double()
-    change = phi(moved) - phi(z)
+    kernel, mlp = sandwich.kernel, sandwich.mlp
+    values = mlp.neurons.values
+    before, after = values(z), values(_moved(sandwich, z, changes))
+    if mlp.norm is None:
+        readers, change = kernel.E, after - before
+    else:
+        W_out, b_out = mlp.W_out.double(), mlp.b_out.double()
+        m, m_after = before @ W_out + b_out, after @ W_out + b_out
+        readers, change = kernel.norm_readers(), m_after / mlp.norm.rms(m_after) - m / mlp.norm.rms(m)
     result = change.new_empty(len(variant))
     for start in range(0, len(variant), _ROWS_AT_ONCE):
         rows = slice(start, start + _ROWS_AT_ONCE)
-        result[rows] = (sandwich.kernel.E[out_latent[rows]].double() * change[variant[rows]]).sum(1)
+        result[rows] = (readers[out_latent[rows]].double() * change[variant[rows]]).sum(1)
     return result
 
 

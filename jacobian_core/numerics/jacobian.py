@@ -1,8 +1,13 @@
 """The Jacobian between active latents in closed form (DESIGN section 3).
 
-`J = E_out diag(phi'(z)) D_in^T` for the selected rows of E and D. One batched product over a whole chunk would stream
-gathered operands of `tokens * (k_in + k_out) * d_mlp` floats through memory; sub-batches whose operands stay in the
-cache are about five times faster on a CPU (`benchmarks/`). The matrix is (out, in) everywhere: J[i, j] = d t_i / d s_j.
+`J[i, j] = rows_i . h'_j`, where `h'_j` is how the hidden neurons change along input latent j (`neurons.py`) and
+`rows_i` how output latent i reads them: `E_i`, or behind an RMSNorm, with `q_i` what i reads of the output before it,
+
+    rows_i = E_i / r - q_i (W_out m) / (d r^3)
+
+One batched product over a whole chunk would stream gathered operands of `tokens * (k_in + k_out) * d_mlp` floats
+through memory; sub-batches whose operands stay in the cache are about five times faster on a CPU (`benchmarks/`). The
+matrix is (out, in) everywhere: J[i, j] = d t_i / d s_j.
 """
 
 from __future__ import annotations
@@ -14,7 +19,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from jacobian_core.model.mlp import Mlp
-from jacobian_core.numerics.codes import Codes, Dictionary
+from jacobian_core.numerics.sae import Dictionary
+from jacobian_core.numerics.state import NormState, SandwichState
 
 CPU_CACHE_BYTES = 2 << 20
 GPU_CACHE_BYTES = 256 << 20
@@ -22,48 +28,121 @@ GPU_CACHE_BYTES = 256 << 20
 
 @dataclass(frozen=True)
 class JacobianKernel:
-    """The two weight products of a run, and the batched products over a token's selected latents."""
+    """The two weight products of a run, and the batched products over a token's selected latents.
+
+    `readers` is what an output latent reads of the MLP's output before its norm; None where there is no norm.
+    `input_norm` says that the input SAE normalises each token.
+    """
 
     E: Float[Tensor, "n_out d_mlp"]
-    D: Float[Tensor, "n_in d_mlp"]
+    D: Float[Tensor, "n_in d_state"]
     mlp: Mlp
+    readers: Float[Tensor, "n_out d_out"] | None = None
+    input_norm: bool = False
 
     @classmethod
     def build(cls, inputs: Dictionary, mlp: Mlp, outputs: Dictionary) -> JacobianKernel:
-        """`D = W_dec_in @ W_in` and `E = (W_out @ W_enc_out).T`, formed in float64 and kept in the MLP's precision."""
+        """`D = W_dec_in @ W_in` and `E = (W_out @ W_enc_out).T`, formed in float64 and kept in the MLP's precision.
+
+        A norm's gain is part of the encoder here.
+        """
         dtype = mlp.W_in.dtype
+        W_enc = outputs.W_enc.double()
+        readers = None
+        if mlp.norm is not None:
+            W_enc = mlp.norm.gain.double()[:, None] * W_enc
+            readers = W_enc.T.to(dtype).contiguous()
         D = (inputs.W_dec.double() @ mlp.W_in.double()).to(dtype)
-        E = (mlp.W_out.double() @ outputs.W_enc.double()).T.to(dtype).contiguous()
-        return cls(E=E, D=D, mlp=mlp)
+        E = (mlp.W_out.double() @ W_enc).T.to(dtype).contiguous()
+        return cls(E=E, D=D, mlp=mlp, readers=readers, input_norm=inputs.norm != "none")
 
-    def first(self, z: Float[Tensor, "tokens d_mlp"], out: Codes, in_: Codes) -> Float[Tensor, "tokens k_out k_in"]:
+    def first(self, state: SandwichState) -> Float[Tensor, "tokens k_out k_in"]:
         """J of every selected pair; where a latent is clamped, the value is that of the unclamped pre-activation."""
-        return self._contract(self.mlp.activation.first(z), out.index, in_.index, square=False)
-
-    def second(self, z: Float[Tensor, "tokens d_mlp"], out: Codes, in_: Codes) -> Float[Tensor, "tokens k_out k_in"]:
-        """`K[i,j] = d2 t_i / d s_j^2` of every selected pair."""
-        return self._contract(self.mlp.activation.second(z), out.index, in_.index, square=True)
-
-    def _contract(
-        self,
-        weight: Float[Tensor, "tokens d_mlp"],
-        out_index: Int64[Tensor, "tokens k_out"],
-        in_index: Int64[Tensor, "tokens k_in"],
-        square: bool,
-    ) -> Float[Tensor, "tokens k_out k_in"]:
-        tokens, k_out = out_index.shape
-        k_in = in_index.shape[1]
-        result = weight.new_empty(tokens, k_out, k_in)
-        step = self._tokens_in_cache(k_out + k_in)
-        for start in range(0, tokens, step):
-            stop = min(start + step, tokens)
-            left = self.E[out_index[start:stop]].mul_(weight[start:stop, None, :])
-            right = self.D[in_index[start:stop]]
-            if square:
-                right = right.square_()
-            torch.bmm(left, right.transpose(1, 2), out=result[start:stop])
+        slopes = self.slopes(state)
+        result = self._empty(state)
+        for part in self._parts(state):
+            moved = self.mlp.neurons.along(slopes[part, None], self.D[state.inputs.index[part]])
+            torch.bmm(self.selected_rows(state, part), moved.transpose(1, 2), out=result[part])
         return result
 
-    def _tokens_in_cache(self, rows: int) -> int:
+    def second(
+        self, state: SandwichState, J: Float[Tensor, "tokens k_out k_in"] | None = None
+    ) -> Float[Tensor, "tokens k_out k_in"]:
+        """`K[i,j] = d2 t_i / d s_j^2` of every selected pair. Behind a norm it needs J, made where not given."""
+        curvatures = self.mlp.neurons.curvatures(state.z)
+        if state.scale is not None:
+            curvatures = curvatures * state.scale.square()
+        result = self._empty(state)
+        for part in self._parts(state):
+            curved = self.mlp.neurons.curve(curvatures[part, None], self.D[state.inputs.index[part]])
+            torch.bmm(self.selected_rows(state, part), curved.transpose(1, 2), out=result[part])
+        if state.norm is not None:
+            self._add_curvature_of_norm(state, state.norm, self.first(state) if J is None else J, result)
+        return result
+
+    def slopes(self, state: SandwichState) -> Float[Tensor, "tokens d_state"]:
+        """The neurons' slopes, times what a unit of the token's input code is worth."""
+        slopes = self.mlp.neurons.slopes(state.z)
+        return slopes if state.scale is None else slopes * state.scale
+
+    def selected_rows(self, state: SandwichState, part: slice) -> Float[Tensor, "tokens k_out d_mlp"]:
+        """How each selected output latent of some tokens reads a change of the hidden neurons."""
+        tokens = torch.arange(*part.indices(len(state.z)), device=state.z.device)
+        return self.rows(state, tokens[:, None], state.outputs.index[part])
+
+    def rows(
+        self, state: SandwichState, token: Int64[Tensor, "*#any"], out_latent: Int64[Tensor, "*any"]
+    ) -> Float[Tensor, "*any d_mlp"]:
+        """How output latents read a change of the hidden neurons, at given tokens."""
+        rows = self.E[out_latent]
+        if state.norm is None:
+            return rows
+        r = state.norm.r[token]
+        q = self._read(state.norm, token, out_latent)[..., None]
+        return rows / r - state.norm.pulled[token] * (q / (self.mlp.d_out * r**3))
+
+    def norm_readers(self) -> Float[Tensor, "n_out d_out"]:
+        """What output latents read of the MLP's output before its norm; ValueError where there is no norm."""
+        if self.readers is None:
+            raise ValueError("this MLP has no norm behind it")
+        return self.readers
+
+    def _read(
+        self, norm: NormState, token: Int64[Tensor, "*#any"], out_latent: Int64[Tensor, "*any"]
+    ) -> Float[Tensor, "*any"]:
+        """`q`: what output latents read of the output before its norm."""
+        return (self.norm_readers()[out_latent] * norm.m[token]).sum(-1)
+
+    def _add_curvature_of_norm(
+        self,
+        state: SandwichState,
+        norm: NormState,
+        J: Float[Tensor, "tokens k_out k_in"],
+        K: Float[Tensor, "tokens k_out k_in"],
+    ) -> None:
+        """What the norm's own curvature adds: `-2 J r'/r + q (r'^2 - |m'|^2/d) / r^3`.
+
+        With `m'_j = h'_j W_out` and `r'_j = m . m'_j / (d r)`; from the second derivative of `m / r(m)` along `m'`.
+        """
+        slopes = self.slopes(state)
+        for part in self._parts(state):
+            moved = self.mlp.neurons.along(slopes[part, None], self.D[state.inputs.index[part]])
+            change = moved @ self.mlp.W_out
+            r = norm.r[part, None]
+            turn = (moved @ norm.pulled[part, :, None]).transpose(1, 2) / (self.mlp.d_out * r)
+            spread = change.square().sum(-1)[:, None] / self.mlp.d_out
+            tokens = torch.arange(*part.indices(len(state.z)), device=state.z.device)
+            q = self._read(norm, tokens[:, None], state.outputs.index[part])[..., None]
+            K[part] += q * (turn.square() - spread) / r**3 - 2 * J[part] * turn / r
+
+    def _empty(self, state: SandwichState) -> Float[Tensor, "tokens k_out k_in"]:
+        tokens, k_out = state.outputs.index.shape
+        return state.z.new_empty(tokens, k_out, state.inputs.index.shape[1])
+
+    def _parts(self, state: SandwichState) -> list[slice]:
+        """The chunk in sub-batches whose gathered operands stay in the cache."""
+        tokens, k_out = state.outputs.index.shape
+        floats = k_out * self.E.shape[1] + state.inputs.index.shape[1] * self.D.shape[1]
         budget = CPU_CACHE_BYTES if self.E.device.type == "cpu" else GPU_CACHE_BYTES
-        return max(1, budget // (rows * self.E.shape[1] * self.E.element_size()))
+        step = max(1, budget // (floats * self.E.element_size()))
+        return [slice(start, min(start + step, tokens)) for start in range(0, tokens, step)]

@@ -11,20 +11,13 @@ from typing import Literal
 from jaxtyping import Float
 from torch import Tensor
 
+from jacobian_core.errors import ArtifactError
 from jacobian_core.model.mlp import Mlp
-from jacobian_core.numerics.codes import Codes, Dictionary
 from jacobian_core.numerics.jacobian import JacobianKernel
+from jacobian_core.numerics.sae import Dictionary
+from jacobian_core.numerics.state import NormState, SandwichState
 
 EvaluateAt = Literal["reconstruction", "activation"]
-
-
-@dataclass(frozen=True)
-class SandwichState:
-    """One chunk of tokens at the point where its derivatives are taken."""
-
-    inputs: Codes
-    outputs: Codes
-    z: Float[Tensor, "tokens d_mlp"]
 
 
 @dataclass(frozen=True)
@@ -39,7 +32,15 @@ class Sandwich:
 
     @classmethod
     def build(cls, inputs: Dictionary, mlp: Mlp, outputs: Dictionary, evaluate_at: EvaluateAt) -> Sandwich:
-        """The sandwich with its weight products computed once."""
+        """The sandwich with its weight products computed once.
+
+        Raises ArtifactError for an output SAE with a run-time activation norm: its encoder is not affine.
+        """
+        if outputs.norm != "none":
+            raise ArtifactError(
+                f"the output SAE has normalize_activations = '{outputs.norm}', which is not supported on that side.",
+                "Use an output SAE without run-time normalisation.",
+            )
         return cls(inputs, mlp, outputs, evaluate_at, JacobianKernel.build(inputs, mlp, outputs))
 
     def state(self, x: Float[Tensor, "tokens d_in"]) -> SandwichState:
@@ -48,7 +49,13 @@ class Sandwich:
         The MLP is evaluated at the reconstruction or at `x` itself; in the latter case a change of the code moves the
         MLP's input along the decoder while the SAE's error is held.
         """
-        in_codes = self.inputs.encode(x)
-        at = self.inputs.decode(in_codes) if self.evaluate_at == "reconstruction" else x
+        normalised, token_norm = self.inputs.normalise(x)
+        in_codes = self.inputs.encode(normalised)
+        at = self.inputs.decode(in_codes, token_norm) if self.evaluate_at == "reconstruction" else x
         z = self.mlp.hidden(at)
-        return SandwichState(in_codes, self.outputs.encode(self.mlp.output(z)), z)
+        scale = None if token_norm is None else token_norm.scale
+        if self.mlp.norm is None:
+            return SandwichState(in_codes, self.outputs.encode(self.mlp.output(z)), z, scale)
+        m = self.mlp.before_norm(z)
+        norm = NormState(m, self.mlp.norm.rms(m), m @ self.mlp.W_out.T)
+        return SandwichState(in_codes, self.outputs.encode(self.mlp.norm(m)), z, scale, norm)

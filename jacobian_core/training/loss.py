@@ -59,12 +59,13 @@ def pair_matrices(
     pair: DictionaryPair, mlp: Mlp
 ) -> tuple[Float[torch.Tensor, "n_out d_mlp"], tuple[Float[torch.Tensor, "n_in d_mlp"], ...]]:
     """E and the D of each channel: output latents and input latents as seen from the MLP's hidden units."""
-    return (mlp.W_out @ pair.outputs.W_enc).T, (pair.inputs.W_dec @ mlp.W_in,)
+    D = (pair.inputs.W_dec @ mlp.W_in).chunk(mlp.neurons.channels, dim=-1)
+    return (mlp.W_out @ pair.outputs.W_enc).T, D
 
 
 def channel_gains(mlp: Mlp, x: Float[torch.Tensor, "tokens d_in"]) -> tuple[Float[torch.Tensor, "tokens d_mlp"], ...]:
     """What each channel's hidden units are multiplied by at these MLP inputs."""
-    return (mlp.activation.first(mlp.hidden(x)),)
+    return mlp.neurons.slopes(mlp.hidden(x)).chunk(mlp.neurons.channels, dim=-1)
 
 
 def pair_losses(

@@ -22,10 +22,14 @@ from jacobian_core.model.activations import block_activations
 from jacobian_core.model.llm import LanguageModel
 from jacobian_core.numerics.coo import Thresholds, to_entries
 from jacobian_core.numerics.sandwich import Sandwich
+from jacobian_core.numerics.state import SandwichState
 from jacobian_core.work.experiments import Chunk, run_experiments, wanted
 from jacobian_core.work.tables import entries_table, latents_table, tokens_table
 
 Tables = dict[str, pa.Table]
+
+_PAIRS_AT_ONCE = 16 << 20
+"""Selected pairs of a chunk whose J is held at once: SAEs without a k can have hundreds of latents active a token."""
 
 
 @dataclass
@@ -71,16 +75,19 @@ class BlockComputer:
         token_ids, vocab_ids = block.token_ids[wanted], block.vocab_ids[wanted]
         for start in range(0, len(token_ids), self.chunk_tokens):
             part = slice(start, start + self.chunk_tokens)
-            yield self._chunk(x[part], token_ids[part], vocab_ids[part], clock)
+            state = self.sandwich.state(x[part])
+            clock.done("codes")
+            for few in _bounded(state):
+                yield self._tables(state.rows(few), token_ids[part][few], vocab_ids[part][few], clock)
 
-    def _chunk(self, x: torch.Tensor, token_ids: np.ndarray, vocab_ids: np.ndarray, clock: StageSeconds) -> Tables:
-        state = self.sandwich.state(x)
-        clock.done("codes")
+    def _tables(
+        self, state: SandwichState, token_ids: np.ndarray, vocab_ids: np.ndarray, clock: StageSeconds
+    ) -> Tables:
         kernel = self.sandwich.kernel
         experiments = wanted(self.experiments)
-        J = kernel.first(state.z, state.outputs, state.inputs)
+        J = kernel.first(state)
         second = self.settings.derivatives == "second"
-        K = kernel.second(state.z, state.outputs, state.inputs) if second or experiments else None
+        K = kernel.second(state, J) if second or experiments else None
         clock.done("jacobian")
         thresholds = Thresholds(self.settings.min_abs, self.settings.top_entries_per_token)
         try:
@@ -98,3 +105,11 @@ class BlockComputer:
             tables |= run_experiments(self.sandwich, chunk, self.experiments)
             clock.done("interventions")
         return tables
+
+
+def _bounded(state: SandwichState) -> Iterator[slice]:
+    """A chunk in parts of at most `_PAIRS_AT_ONCE` selected pairs, one token at least."""
+    tokens, k_out = state.outputs.index.shape
+    step = max(1, _PAIRS_AT_ONCE // (k_out * state.inputs.index.shape[1]))
+    for start in range(0, tokens, step):
+        yield slice(start, start + step)

@@ -16,7 +16,8 @@ from torch import Tensor
 from jacobian_core.config import InterventionConfig
 from jacobian_core.numerics.function_shapes import trace
 from jacobian_core.numerics.interventions import Effects, KindValues, change_latents, values_after
-from jacobian_core.numerics.sandwich import Sandwich, SandwichState
+from jacobian_core.numerics.sandwich import Sandwich
+from jacobian_core.numerics.state import SandwichState
 from jacobian_core.numerics.strata import PairSample, StrataPlan, all_pairs, chosen_tokens, stratified_pairs
 from jacobian_core.work.tables import interventions_table, shapes_table
 

@@ -16,7 +16,7 @@ import torch
 
 from jacobian_core.contracts import PAIR_STATS
 from jacobian_core.corpus.staging import load_block
-from jacobian_core.errors import LakeError
+from jacobian_core.errors import LakeError, ModelError
 from jacobian_core.lake import files
 from jacobian_core.lake.layout import Lake
 from jacobian_core.lake.parts import PartWriter, PreparedPart
@@ -94,7 +94,13 @@ def accumulate_group(run: RunRef, group_id: str, block_ids: list[str]) -> float:
         for block_id in block_ids:
             for x in _chunks(worker, lake, run.run_id, block_id):
                 accumulator.add(sandwich.state(x))
-        save_partial(accumulator.partial(), path)
+        try:
+            partial = accumulator.partial()
+        except FloatingPointError as error:
+            raise ModelError(
+                f"group {group_id}: {error}.", "Set model.dtype to float32, or leave out this scope."
+            ) from error
+        save_partial(partial, path)
     clock.done("all")
     return clock.seconds["all"]
 

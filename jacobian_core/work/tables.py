@@ -23,7 +23,7 @@ from jacobian_core.numerics.codes import Codes
 from jacobian_core.numerics.coo import Entries
 from jacobian_core.numerics.function_shapes import SHAPES, Shapes
 from jacobian_core.numerics.interventions import Effects
-from jacobian_core.numerics.sandwich import SandwichState
+from jacobian_core.numerics.state import SandwichState
 from jacobian_core.numerics.strata import PairSample
 
 TokenIds = Int64[np.ndarray, "tokens"]

@@ -30,7 +30,7 @@ from jacobian_core.lake.publish import BlockWriter
 from jacobian_core.model.activations import block_activations
 from jacobian_core.model.llm import load_language_model
 from jacobian_core.model.quality import Fvu, measure_fvu
-from jacobian_core.numerics.codes import fold_sae
+from jacobian_core.numerics.sae import fold_sae
 from jacobian_core.numerics.sandwich import Sandwich
 from jacobian_core.work.compute import BlockComputer, StageSeconds
 

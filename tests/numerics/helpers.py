@@ -5,8 +5,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from jacobian_core.model.mlp import GELU, Activation, Mlp
-from jacobian_core.numerics.codes import Dictionary
+from jacobian_core.model.activation_functions import GELU, Activation
+from jacobian_core.model.mlp import Mlp
+from jacobian_core.model.neurons import PlainNeurons
+from jacobian_core.numerics.codes import TopK
+from jacobian_core.numerics.sae import Dictionary
 from jacobian_core.numerics.sandwich import EvaluateAt, Sandwich
 
 
@@ -18,7 +21,9 @@ class DenseTopK:
 
     def encode(self, x: Tensor) -> Tensor:
         pre = x @ self.dictionary.W_enc + self.dictionary.b_enc
-        chosen = torch.sort(pre, dim=-1, descending=True, stable=True).indices[..., : self.dictionary.k]
+        selection = self.dictionary.selection
+        assert isinstance(selection, TopK)
+        chosen = torch.sort(pre, dim=-1, descending=True, stable=True).indices[..., : selection.k]
         mask = torch.zeros_like(pre).scatter(-1, chosen, 1.0)
         return torch.relu(pre) * mask
 
@@ -31,7 +36,8 @@ def random_dictionary(generator: torch.Generator, d: int, n: int, k: int, bias: 
         return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
     W_dec = draw(n, d)
-    return Dictionary(draw(d, n) / d**0.5, 0.3 * draw(n) + bias, W_dec / W_dec.norm(dim=1, keepdim=True), draw(d), k)
+    W_dec = W_dec / W_dec.norm(dim=1, keepdim=True)
+    return Dictionary(draw(d, n) / d**0.5, 0.3 * draw(n) + bias, W_dec, draw(d), TopK(k))
 
 
 def random_sandwich(
@@ -52,7 +58,11 @@ def random_sandwich(
         return torch.randn(*shape, generator=g, dtype=torch.float64)
 
     mlp = Mlp(
-        draw(d_in, d_mlp) / d_in**0.5, 0.3 * draw(d_mlp), draw(d_mlp, d_out) / d_mlp**0.5, draw(d_out), activation
+        draw(d_in, d_mlp) / d_in**0.5,
+        0.3 * draw(d_mlp),
+        draw(d_mlp, d_out) / d_mlp**0.5,
+        draw(d_out),
+        PlainNeurons(activation),
     )
     inputs = random_dictionary(g, d_in, n[0], k[0])
     outputs = random_dictionary(g, d_out, n[1], k[1], out_bias)
@@ -60,10 +70,5 @@ def random_sandwich(
 
 
 def to_float32(sandwich: Sandwich) -> Sandwich:
-    def cast(dictionary: Dictionary) -> Dictionary:
-        tensors = (dictionary.W_enc, dictionary.b_enc, dictionary.W_dec, dictionary.b_dec)
-        return Dictionary(*(t.float() for t in tensors), k=dictionary.k)
-
-    return Sandwich.build(
-        cast(sandwich.inputs), sandwich.mlp.to("cpu", torch.float32), cast(sandwich.outputs), sandwich.evaluate_at
-    )
+    parts = (part.to("cpu", torch.float32) for part in (sandwich.inputs, sandwich.mlp, sandwich.outputs))
+    return Sandwich.build(*parts, sandwich.evaluate_at)

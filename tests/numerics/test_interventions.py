@@ -92,8 +92,8 @@ def test_a_small_change_is_the_derivative() -> None:
     sandwich, x = sandwich_with(), inputs()
     state, pairs = sandwich.state(x), every_pair(sandwich, x)
     at = (pairs.token, pairs.out_slot, pairs.in_slot)
-    J = sandwich.kernel.first(state.z, state.outputs, state.inputs)[at]
-    K = sandwich.kernel.second(state.z, state.outputs, state.inputs)[at]
+    J = sandwich.kernel.first(state)[at]
+    K = sandwich.kernel.second(state)[at]
     step = 1e-4
     change = change_latents(sandwich, state, pairs, state.inputs.value[pairs.token, pairs.in_slot] + step).pre_change
     torch.testing.assert_close(change, J * step + 0.5 * K * step**2, rtol=0, atol=1e-10)
@@ -121,7 +121,7 @@ class TestSample:
 
     def draw(self, plan: StrataPlan, part: slice = slice(None)) -> tuple[PairSample, torch.Tensor]:
         state = self.sandwich.state(self.x[part])
-        J = self.sandwich.kernel.first(state.z, state.outputs, state.inputs)
+        J = self.sandwich.kernel.first(state)
         codes = (state.inputs, state.outputs)
         return stratified_pairs(J, codes, self.token_ids[part], self.everywhere[part], plan), J
 

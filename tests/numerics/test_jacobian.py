@@ -12,9 +12,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from jacobian_core.model.mlp import GELU, GELU_TANH, RELU, RELU_SQUARED, SILU, Activation
+from jacobian_core.model.activation_functions import GELU, GELU_TANH, RELU, RELU_SQUARED, SILU, Activation
+from jacobian_core.model.neurons import PlainNeurons
 from jacobian_core.numerics import reference
-from jacobian_core.numerics.codes import Codes
+from jacobian_core.numerics.codes import Codes, TopK
 from jacobian_core.numerics.coo import Entries, Thresholds, to_entries
 from jacobian_core.numerics.sandwich import Sandwich
 from tests.numerics.helpers import DenseTopK, random_sandwich, to_float32
@@ -24,8 +25,8 @@ ACTIVATIONS = [GELU, GELU_TANH, SILU, RELU, RELU_SQUARED]
 
 def entries_of(sandwich: Sandwich, x: Tensor, thresholds: Thresholds = Thresholds()) -> Entries:  # noqa: B008
     state = sandwich.state(x)
-    J = sandwich.kernel.first(state.z, state.outputs, state.inputs)
-    K = sandwich.kernel.second(state.z, state.outputs, state.inputs)
+    J = sandwich.kernel.first(state)
+    K = sandwich.kernel.second(state)
     return to_entries(J, K, state.outputs, state.inputs, thresholds)
 
 
@@ -113,7 +114,7 @@ def test_ties_at_the_boundary_take_the_lower_latent() -> None:
     W, b = base.outputs.W_enc.clone(), base.outputs.b_enc.clone()
     for twin in range(1, 31, 2):
         W[:, twin], b[twin] = W[:, twin - 1], b[twin - 1]
-    outputs = replace(base.outputs, W_enc=W, b_enc=b, k=5)
+    outputs = replace(base.outputs, W_enc=W, b_enc=b, selection=TopK(5))
     sandwich = Sandwich.build(base.inputs, base.mlp, outputs, "reconstruction")
     x = torch.randn(20, 7, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
     codes = sandwich.state(x).outputs
@@ -133,14 +134,14 @@ class TestTheComparisonNotices:
     def test_derivative_dropped(self) -> None:
         sandwich = random_sandwich()
         ones = replace(GELU, first=torch.ones_like)
-        wrong = replace(sandwich.kernel, mlp=replace(sandwich.mlp, activation=ones))
+        wrong = replace(sandwich.kernel, mlp=replace(sandwich.mlp, neurons=PlainNeurons(ones)))
         with pytest.raises(AssertionError):
             compare(replace(sandwich, kernel=wrong), self.x, sandwich, 1e-10)
 
     def test_transposed(self) -> None:
         sandwich = random_sandwich(k=(5, 5))
         state = sandwich.state(self.x)
-        J = sandwich.kernel.first(state.z, state.outputs, state.inputs)
+        J = sandwich.kernel.first(state)
         right = to_entries(J, None, state.outputs, state.inputs, Thresholds())
         wrong = to_entries(J.transpose(1, 2).contiguous(), None, state.outputs, state.inputs, Thresholds())
         assert not torch.allclose(right.value, wrong.value, rtol=1e-3)
@@ -153,10 +154,9 @@ class TestTheComparisonNotices:
     def test_second_derivative_without_square(self) -> None:
         sandwich = random_sandwich()
         state = sandwich.state(self.x)
-        right = sandwich.kernel.second(state.z, state.outputs, state.inputs)
-        wrong = sandwich.kernel._contract(
-            sandwich.mlp.activation.second(state.z), state.outputs.index, state.inputs.index, square=False
-        )
+        right = sandwich.kernel.second(state)
+        curvature = replace(GELU, first=GELU.second)
+        wrong = replace(sandwich.kernel, mlp=replace(sandwich.mlp, neurons=PlainNeurons(curvature))).first(state)
         assert not torch.allclose(right, wrong, rtol=1e-3)
 
 

@@ -48,10 +48,12 @@ def test_latents_die_when_not_active_and_live_when_active() -> None:
 
 
 def test_only_dead_latents_get_the_revival_gradient() -> None:
-    from jacobian_core.model.mlp import GELU, Mlp
+    from jacobian_core.model.activation_functions import GELU
+    from jacobian_core.model.mlp import Mlp
+    from jacobian_core.model.neurons import PlainNeurons
 
     pair = DictionaryPair(6, 6, 20, 3)
-    mlp = Mlp(torch.randn(6, 8), torch.zeros(8), torch.randn(8, 6), torch.zeros(6), GELU)
+    mlp = Mlp(torch.randn(6, 8), torch.zeros(8), torch.randn(8, 6), torch.zeros(6), PlainNeurons(GELU))
     x = torch.randn(30, 6)
     batch = MlpBatch(x, mlp(x))
     dead = torch.zeros(20, dtype=torch.bool)

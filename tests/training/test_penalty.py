@@ -3,7 +3,9 @@
 import pytest
 import torch
 
-from jacobian_core.model.mlp import GELU, Mlp
+from jacobian_core.model.activation_functions import GELU
+from jacobian_core.model.mlp import Mlp
+from jacobian_core.model.neurons import PlainNeurons
 from jacobian_core.training import penalty
 from jacobian_core.training.config import TrainPairConfig
 from jacobian_core.training.dictionary import DictionaryPair, Selection
@@ -21,7 +23,7 @@ def sandwich() -> tuple[DictionaryPair, Mlp, MlpBatch]:
     def draw(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
-    mlp = Mlp(draw(6, 11), draw(11), draw(11, 4), draw(4), GELU)
+    mlp = Mlp(draw(6, 11), draw(11), draw(11, 4), draw(4), PlainNeurons(GELU))
     pair = DictionaryPair(6, 4, 24, K, seed=1).double()
     with torch.no_grad():
         for parameter in pair.parameters():
