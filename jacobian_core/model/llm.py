@@ -12,7 +12,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from torch import Tensor
 
 from jacobian_core.config import ModelConfig
 from jacobian_core.errors import ModelError
+from jacobian_core.model.forward import Forward, PlainModule, Probe, checked_forward
 from jacobian_core.model.mlp import Mlp
 from jacobian_core.model.mlp_weights import read_mlp
 
@@ -29,6 +30,9 @@ log = logging.getLogger(__name__)
 
 _PROOF_TOLERANCE = 1e-4
 """Largest |formula - module| over the output's largest absolute value; float32 round-off is below 1e-5."""
+
+
+_PROBE_POSITIONS = 16
 
 
 class _AllSeenError(Exception):
@@ -39,7 +43,8 @@ class _AllSeenError(Exception):
 class LanguageModel:
     """A model that yields the input of one block's MLP.
 
-    `mlp` is in the precision of the analysis: float64 if the model is, else float32.
+    `mlp` is in the precision of the analysis: float64 if the model is, else float32. `forward` is the quick way to the
+    MLP's input where there is one; otherwise the bridge is run.
     """
 
     bridge: Any
@@ -47,6 +52,7 @@ class LanguageModel:
     mlp: Mlp
     hook: str
     device: torch.device
+    forward: Forward | None = None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -58,7 +64,19 @@ class LanguageModel:
         self, vocab_ids: Int[Tensor, "rows context"], real: Bool[Tensor, "rows context"]
     ) -> Float[Tensor, "rows context d_in"]:
         """What the input SAE reads at every position of right-padded rows; positions beyond a row's end are noise."""
+        if self.forward is not None:
+            return self.forward(vocab_ids.to(self.device)).to(self.dtype)
         return self._run(vocab_ids, real, [self.hook])[self.hook].to(self.dtype)
+
+    def with_quick_forward(self, plain: PlainModule) -> LanguageModel:
+        """The same model with the quick forward pass, if it is shown to be the bridge's on rows of two lengths."""
+        ids = (torch.arange(2 * _PROBE_POSITIONS).reshape(2, -1) * 7919) % int(self.bridge.cfg.d_vocab)
+        real = torch.ones_like(ids, dtype=torch.bool)
+        real[1, _PROBE_POSITIONS // 2 :] = False
+        with torch.no_grad():
+            expected = self._run(ids, real, [self.hook])[self.hook]
+        probe = Probe(ids.to(self.device), real.to(self.device), expected)
+        return replace(self, forward=checked_forward(plain, self.bridge.blocks[self.layer], probe))
 
     @torch.no_grad()
     def prove_mlp(self, vocab_ids: Int[Tensor, "rows context"]) -> float:
@@ -119,7 +137,7 @@ def load_language_model(
     Raises:
         ModelError: the model is not found, has no such layer, or its MLP is not supported.
     """
-    bridge = _boot(config, device, artifact_weights)
+    bridge, plain = _boot(config, device, artifact_weights)
     if not 0 <= layer < bridge.cfg.n_layers:
         raise ModelError(
             f"model {config.name} has {bridge.cfg.n_layers} layers, so there is no layer {layer}.",
@@ -135,7 +153,8 @@ def load_language_model(
         shift = torch.zeros_like(gain) if bias is None else bias.detach().to(device, dtype)
         mlp = mlp.folded(gain, shift)
         hook = f"blocks.{layer}.ln2.hook_normalized"
-    return LanguageModel(bridge, layer, mlp, hook, torch.device(device))
+    model = LanguageModel(bridge, layer, mlp, hook, torch.device(device))
+    return model if config.mlp_input == "normalized" else model.with_quick_forward(plain)
 
 
 def model_digest(config: ModelConfig, artifact_weights: Path | None = None) -> dict[str, str]:
@@ -220,8 +239,9 @@ def _quiet_loading() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-def _boot(config: ModelConfig, device: str, artifact_weights: Path | None) -> Any:
+def _boot(config: ModelConfig, device: str, artifact_weights: Path | None) -> tuple[Any, PlainModule]:
     from transformer_lens.model_bridge import TransformerBridge
+    from transformers import AutoTokenizer
 
     folder = Path(config.name)
     if (folder.is_absolute() or folder.exists()) and not (folder / "config.json").is_file():
@@ -232,27 +252,32 @@ def _boot(config: ModelConfig, device: str, artifact_weights: Path | None) -> An
     dtype = getattr(torch, config.dtype)
     try:
         with _quiet_loading():
-            own = {} if config.weights == "model" else _module_with_other_weights(name, config, artifact_weights)
-            return TransformerBridge.boot_transformers(
-                name, device=device, dtype=dtype, revision=config.revision, **own
+            module = _load_module(name, config, artifact_weights).to(device)
+            plain = PlainModule.beside(module)
+            tokenizer = AutoTokenizer.from_pretrained(name, revision=config.revision)
+            bridge = TransformerBridge.boot_transformers(
+                name, device=device, dtype=dtype, revision=config.revision, hf_model=module, tokenizer=tokenizer
             )
+            return bridge, plain
     except ModelError:
         raise
     except Exception as error:
         raise _not_found(config, error) from error
 
 
-def _module_with_other_weights(name: str, config: ModelConfig, artifact_weights: Path | None) -> dict[str, Any]:
-    """The Hugging Face module with the artifact's or randomised weights, and its tokenizer, for the bridge to wrap.
+def _load_module(name: str, config: ModelConfig, artifact_weights: Path | None) -> Any:
+    """The Hugging Face module with its own, the artifact's or randomised weights, for the bridge to wrap.
 
-    They are replaced before the bridge wraps the module, because the bridge splits and renames parameters.
+    Weights are replaced before the bridge wraps the module, because the bridge splits and renames parameters.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
     dtype = getattr(torch, config.dtype)
     module = AutoModelForCausalLM.from_pretrained(
         name, revision=config.revision, dtype=dtype, attn_implementation="eager", use_safetensors=True
     )
+    if config.weights == "model":
+        return module
     if config.weights == "randomised":
         from jacobian_core.model.randomise import randomise_weights
 
@@ -266,4 +291,4 @@ def _module_with_other_weights(name: str, config: ModelConfig, artifact_weights:
         from jacobian_core.model.llm_weights import load_weights_beside
 
         load_weights_beside(module, artifact_weights)
-    return {"hf_model": module, "tokenizer": AutoTokenizer.from_pretrained(name, revision=config.revision)}
+    return module

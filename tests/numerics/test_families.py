@@ -1,7 +1,7 @@
 """Every MLP kind with every SAE family, against float64 autograd through the real modules.
 
 The reference runs Hugging Face's own MLP (with the norm behind it, where the block has one) and sae_lens's own SAEs;
-the closed form sees only what was read out of them. Tolerances: 1e-10 of a token's largest |J| in float64 and 1e-5 of it
+the closed form sees only what was read out of them. Tolerances: 1e-10 of a token's largest |J| in float64, 1e-5 of it
 in float32, for the reason given in `test_jacobian.py`.
 """
 
