@@ -5,7 +5,7 @@ All start from the same folded dictionaries and MLP. The first three are written
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -91,11 +91,12 @@ def ours(sandwich: Sandwich, x: Tensor) -> Tensor:
 
 def published_run(computer: BlockComputer, block: TokenBlock, folder: Path) -> int:
     """The published path end to end: a document at a time, everything to memory, pyarrow's defaults at the end."""
+    bridge = replace(computer.model, forward=None)  # the published code runs TransformerLens with its hooks
     columns: list[dict[str, Any]] = []
     for row in range(len(block.row_offsets) - 1):
         part = slice(int(block.row_offsets[row]), int(block.row_offsets[row + 1]))
         ids = torch.from_numpy(block.vocab_ids[part]).long()[None]
-        x = computer.model.mlp_inputs(ids, torch.ones_like(ids, dtype=torch.bool))[0, 1:]
+        x = bridge.mlp_inputs(ids, torch.ones_like(ids, dtype=torch.bool))[0, 1:]
         J = published(computer.sandwich, x)
         token, out, in_ = torch.nonzero(J, as_tuple=True)
         columns.append(

@@ -41,7 +41,7 @@ def test_no_second_copy_of_the_weights(tmp_path: Path) -> None:
     assert model.forward is not None
     mine = {tensor.data_ptr() for tensor in model.forward.module.parameters()}
     bridged = {tensor.data_ptr() for tensor in model.bridge.original_model.parameters()}
-    assert mine == bridged
+    assert mine <= bridged
 
 
 def test_another_value_at_the_hook_is_refused(tmp_path: Path) -> None:

@@ -12,12 +12,15 @@ import logging
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from jacobian_core.errors import ArtifactError
 
 _LAYER = re.compile(r"(?:^|\.)blocks\.(\d+)(?:\.|$)")
 _SUPPORTED = "Supported are TopK SAEs without activation normalisation, as the published pairs are."
+_SUPPORTED_APART = "Supported in the folders in/ and out/ are the sae_lens families standard, topk, jumprelu and gated."
+_NO_NORM: tuple[object, ...] = (None, False, "none")
+_INPUT_NORMS: tuple[object, ...] = ("layer_norm", "constant_norm_rescale")
 _log = logging.getLogger(__name__)
 
 
@@ -25,13 +28,16 @@ _log = logging.getLogger(__name__)
 class SaeSettings:
     """What one `cfg.json` says, checked: `raw` as it stands in the file, `sae_lens` as sae_lens wants it.
 
-    `width_in` and `width_sae` are the file's `d_in` and `d_sae`, null where it leaves them to the tensors.
+    `family` is sae_lens's architecture, `norm` its run-time activation norm, `k` is null but for TopK. `width_in` and
+    `width_sae` are the file's `d_in` and `d_sae`, null where it leaves them to the tensors.
     """
 
     path: Path
     raw: dict[str, Any]
     sae_lens: dict[str, Any]
-    k: int
+    family: str
+    norm: str
+    k: int | None
     layer: int
     hook_name: str
     model_name: str | None
@@ -40,17 +46,24 @@ class SaeSettings:
     width_sae: int | None
 
 
-def read_sae_settings(path: Path) -> SaeSettings:
-    """Read and judge a `cfg.json`; ArtifactError names the file, the field and what is supported."""
+def read_sae_settings(path: Path, side: Literal["pair", "in", "out"] = "pair") -> SaeSettings:
+    """Read and judge a `cfg.json`; ArtifactError names the file, the field and what is supported.
+
+    `side` is "pair" for a file that speaks for both SAEs, which are TopK then; SAEs apart can be of other families, and
+    the input SAE can normalise its activations at run time.
+    """
     raw = _read_json(path)
-    _check_architecture(path, raw)
-    _check_neutral_fields(path, raw)
-    k = _read_k(path, raw)
+    family = _read_family(path, raw, apart=side != "pair")
+    norm = _field(raw, "normalize_activations")[1]
+    _check_neutral_fields(path, raw, _INPUT_NORMS if side == "in" else ())
+    k = _read_k(path, raw) if family == "topk" else None
     hook_name, layer = _read_hook(path, raw)
     return SaeSettings(
         path=path,
         raw=raw,
-        sae_lens=_to_sae_lens(path, raw, k),
+        sae_lens=_to_sae_lens(path, raw, family, k),
+        family=family,
+        norm=norm if norm in _INPUT_NORMS else "none",
         k=k,
         layer=layer,
         hook_name=hook_name,
@@ -92,22 +105,26 @@ def _refuse(path: Path, field: str, value: object, remedy: str = _SUPPORTED) -> 
     return ArtifactError(f"{path}: {field} = {json.dumps(value, default=str)} is not supported.", remedy)
 
 
-def _check_architecture(path: Path, raw: dict[str, Any]) -> None:
+def _read_family(path: Path, raw: dict[str, Any], apart: bool) -> str:
     """Legacy files say architecture 'standard' and activation 'topk'; sae_lens 6 says architecture 'topk'."""
     _, architecture = _field(raw, "architecture")
     field, activation = _field(raw, "activation_fn_str", "activation_fn")
+    if apart and architecture in ("standard", "jumprelu", "gated") and activation in (None, "relu"):
+        return str(architecture)
+    remedy = _SUPPORTED_APART if apart else _SUPPORTED
     if architecture not in (None, "standard", "topk"):
-        raise _refuse(path, "architecture", architecture)
+        raise _refuse(path, "architecture", architecture, remedy)
     if activation not in (None, "topk"):
-        raise _refuse(path, field, activation)
+        raise _refuse(path, field, activation, remedy)
     if architecture != "topk" and activation is None:
-        raise ArtifactError(f"{path} names no TopK activation (architecture or activation_fn_str).", _SUPPORTED)
+        raise ArtifactError(f"{path} names no TopK activation (architecture or activation_fn_str).", remedy)
+    return "topk"
 
 
-def _check_neutral_fields(path: Path, raw: dict[str, Any]) -> None:
-    """Refuse every setting that would change what encode and decode compute, unless it is off."""
+def _check_neutral_fields(path: Path, raw: dict[str, Any], norms: tuple[object, ...]) -> None:
+    """Refuse every setting that would change what encode and decode compute, unless it is off or in `norms`."""
     neutral: dict[str, tuple[object, ...]] = {
-        "normalize_activations": (None, False, "none"),
+        "normalize_activations": (*_NO_NORM, *norms),
         "reshape_activations": (None, "none"),
         "finetuning_scaling_factor": (None, False),
         "hook_head_index": (None,),
@@ -183,7 +200,7 @@ def _read_count(path: Path, raw: dict[str, Any], name: str) -> int | None:
     return value
 
 
-def _to_sae_lens(path: Path, raw: dict[str, Any], k: int) -> dict[str, Any]:
+def _to_sae_lens(path: Path, raw: dict[str, Any], family: str, k: int | None) -> dict[str, Any]:
     """sae_lens's own reading of the file, with the fields that it would guess set to what the file says."""
     from sae_lens.loading.pretrained_sae_loaders import handle_config_defaulting
 
@@ -193,11 +210,15 @@ def _to_sae_lens(path: Path, raw: dict[str, Any], k: int) -> dict[str, Any]:
         raise ArtifactError(
             f"{path}: sae_lens can't read it ({error}).", "Compare it with a published cfg.json."
         ) from error
-    rescale = bool(_field(raw, "rescale_acts_by_decoder_norm")[1])
+    norm = _field(raw, "normalize_activations")[1]
     settings.update(
-        architecture="topk", k=k, rescale_acts_by_decoder_norm=rescale, normalize_activations="none",
+        architecture=family,
+        normalize_activations=norm if norm in _INPUT_NORMS else "none",
         reshape_activations="none",
-    )  # fmt: skip
+        rescale_acts_by_decoder_norm=bool(_field(raw, "rescale_acts_by_decoder_norm")[1]),
+    )
+    if k is not None:
+        settings["k"] = k
     metadata = dict(settings.get("metadata") or {})
     # The way the model is loaded is this project's own setting; sae_lens would only warn about it.
     metadata.pop("model_from_pretrained_kwargs", None)

@@ -1,8 +1,8 @@
 """An artifact's folder becomes a pair of sae_lens SAEs: one on the MLP's input, one on its output.
 
-Two layouts are read: the published one (a `cfg.json` and a `sae_weights.safetensors` that holds both SAEs, the output's
-tensors ending in `_out`) and two sae_lens folders, `in/` and `out/`. The SAEs are built by sae_lens's own loader; what
-it would accept silently (see `sae_config`) is refused before.
+Two layouts are read: the published one (a `cfg.json` and a `sae_weights.safetensors` that holds both TopK SAEs, the
+output's tensors ending in `_out`) and two sae_lens folders, `in/` and `out/`, of any supported families. The SAEs are
+built by sae_lens's own loader; what it would accept silently (see `sae_config`) is refused before.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ import logging
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from jacobian_core.artifact.files import CONFIG_NAME, RECORD_NAME, SPARSITY_NAME, WEIGHTS_NAME
 from jacobian_core.artifact.sae_config import SaeSettings, read_layer, read_sae_settings
 from jacobian_core.artifact.sae_weights import (
+    FAMILY_TENSORS,
     TENSORS,
     check_declared_widths,
     check_shapes,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 PICKLE_SUFFIXES = (".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt")
+_CALLED = {"topk": "a TopK pair", "standard": "a standard SAE", "jumprelu": "a JumpReLU SAE", "gated": "a gated SAE"}
 _log = logging.getLogger(__name__)
 
 
@@ -164,11 +166,12 @@ def _load_published(folder: Path, device: str) -> SaePair:
 def _load_two_folders(folder: Path, device: str) -> SaePair:
     saes: list[SAE[Any]] = []
     both: list[SaeSettings] = []
-    names = {key: key for key in TENSORS}
-    for side in ("in", "out"):
+    sides: tuple[Literal["in", "out"], ...] = ("in", "out")
+    for side in sides:
         path = folder / side / WEIGHTS_NAME
-        settings = read_sae_settings(folder / side / CONFIG_NAME)
-        _refuse_unknown(path, tensor_names(path) - set(TENSORS))
+        settings = read_sae_settings(folder / side / CONFIG_NAME, side)
+        names = {key: key for key in FAMILY_TENSORS[settings.family]}
+        _refuse_unknown(path, tensor_names(path) - set(names), settings.family)
         tensors = read_tensors(path, names)
         check_shapes(path, names, tensors, settings)
         check_declared_widths(path, "W_enc", tensors["W_enc"], settings)
@@ -213,13 +216,13 @@ def _build(settings: SaeSettings, tensors: dict[str, Tensor], device: str, hook_
     return sae.eval().requires_grad_(False)
 
 
-def _refuse_unknown(path: Path, names: set[str]) -> None:
+def _refuse_unknown(path: Path, names: set[str], family: str = "topk") -> None:
     """An unknown tensor (a threshold, a scaling factor) means mathematics that this loader does not know."""
     if names:
         shown = ", ".join(sorted(names)[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
         raise ArtifactError(
-            f"{path} holds tensors that a TopK pair does not have: {shown}.",
-            "Supported are TopK SAEs; a language model's weights belong into a .safetensors of their own.",
+            f"{path} holds tensors that {_CALLED.get(family, family)} does not have: {shown}.",
+            "Is its cfg.json its own? A language model's weights belong into a .safetensors of their own.",
         )
 
 

@@ -16,6 +16,13 @@ from jacobian_core.artifact.sae_config import SaeSettings
 from jacobian_core.errors import ArtifactError
 
 TENSORS = ("W_enc", "b_enc", "W_dec", "b_dec")
+FAMILY_TENSORS = {
+    "standard": TENSORS,
+    "topk": TENSORS,
+    "jumprelu": (*TENSORS, "threshold"),
+    "gated": ("W_enc", "W_dec", "b_dec", "b_gate", "r_mag", "b_mag"),
+}
+"""What a sae_lens folder of each family holds."""
 _DTYPES = ("float16", "bfloat16", "float32", "float64")
 
 
@@ -60,25 +67,26 @@ def read_tensors(path: Path, names: dict[str, str]) -> dict[str, Float[Tensor, "
 
 
 def check_shapes(path: Path, names: dict[str, str], tensors: dict[str, Tensor], settings: SaeSettings) -> None:
-    """Refuse tensors whose shapes don't make one TopK SAE: W_enc (d, n), b_enc (n), W_dec (n, d), b_dec (d), k <= n."""
+    """Refuse tensors whose shapes don't make one SAE: W_enc (d, n), W_dec (n, d), b_dec (d), all others (n), k <= n."""
     encoder = tensors["W_enc"]
     if encoder.ndim != 2 or 0 in encoder.shape:
         raise ArtifactError(f"{path}: {names['W_enc']} has shape {tuple(encoder.shape)}, expected (width, latents).")
     width, latents = encoder.shape
-    expected = {"b_enc": (latents,), "W_dec": (latents, width), "b_dec": (width,)}
-    for key, shape in expected.items():
+    fixed: dict[str, tuple[int, ...]] = {"W_enc": (width, latents), "W_dec": (latents, width), "b_dec": (width,)}
+    for key in tensors:
+        shape = fixed.get(key, (latents,))
         if tuple(tensors[key].shape) != shape:
             raise ArtifactError(
                 f"{path}: {names[key]} has shape {tuple(tensors[key].shape)}, expected {shape}: {names['W_enc']} has "
                 f"shape {(width, latents)}.",
                 "The tensors don't belong together; fetch the artifact again.",
             )
-    if settings.k > latents:
+    if settings.k is not None and settings.k > latents:
         raise ArtifactError(
             f"{settings.path}: k = {settings.k}, but {path.name} has only {latents} latents ({names['W_enc']}).",
             "Correct k.",
         )
-    if settings.sae_lens["rescale_acts_by_decoder_norm"]:
+    if settings.family == "topk" and settings.sae_lens["rescale_acts_by_decoder_norm"]:
         _check_decoder_norms(path, names["W_dec"], tensors["W_dec"])
 
 

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from jacobian_core.artifact.sae_pair import SaePair, check_pair_fits, load_sae_pair, model_weights_of
+from jacobian_core.artifact.sae_pair import SaePair, check_pair_fits, describe_pair, load_sae_pair, model_weights_of
 from jacobian_core.errors import ArtifactError
 from tests.artifact.conftest import (
     LATENTS,
@@ -334,3 +334,58 @@ def test_a_pair_that_does_not_fit_says_where(pair: SaePair, widths: tuple[int, i
     with pytest.raises(ArtifactError, match=expected) as raised:
         check_pair_fits(pair, *widths)
     assert "pythia-70m-deduped" in raised.value.remedy
+
+
+FAMILIES = ("standard", "topk", "jumprelu", "gated")
+
+
+def save_apart(root: Path, families: tuple[str, str], **input_settings: Any) -> list[Any]:
+    """Two SAEs of the given families as sae_lens itself saves them, in `in/` and `out/`."""
+    from tests.numerics.test_families import make_sae
+
+    saes = [make_sae(families[0], 1, **input_settings).float(), make_sae(families[1], 2, latents=23).float()]
+    for side, sae, hook in zip(("in", "out"), saes, ("mlp.hook_in", "hook_mlp_out"), strict=True):
+        sae.cfg.dtype = "float32"
+        sae.dtype = torch.float32
+        sae.cfg.metadata.hook_name = f"blocks.3.{hook}"
+        sae.save_model(root / side)
+    return saes
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_two_folders_of_different_families(tmp_path: Path, family: str) -> None:
+    families = (family, FAMILIES[(FAMILIES.index(family) + 1) % 4])
+    saved = save_apart(tmp_path, families)
+    pair = load_sae_pair(tmp_path)
+    x = torch.randn(9, saved[0].cfg.d_in, generator=torch.Generator().manual_seed(0))
+    for before, after in zip(saved, (pair.input, pair.output), strict=True):
+        assert torch.equal(before.encode(x), after.encode(x))
+        assert not torch.equal(before.encode(x), after.encode(x + 0.1))
+    assert (describe_pair(tmp_path).n_in_latents, describe_pair(tmp_path).n_out_latents) == (17, 23)
+
+
+def test_an_input_sae_apart_may_normalise_and_an_output_sae_not(tmp_path: Path) -> None:
+    saved = save_apart(tmp_path, ("standard", "topk"), normalize_activations="layer_norm")
+    x = torch.randn(9, saved[0].cfg.d_in, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(load_sae_pair(tmp_path).input.encode(x), saved[0].encode(x))
+    path = tmp_path / "out" / "cfg.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"normalize_activations": "layer_norm"}))
+    with pytest.raises(ArtifactError, match=r'out/cfg.json: normalize_activations = "layer_norm"'):
+        load_sae_pair(tmp_path)
+
+
+@pytest.mark.parametrize("family", ["transcoder", "temporal", "matching_pursuit", "abstopk"])
+def test_other_families_are_refused_by_name(tmp_path: Path, family: str) -> None:
+    save_apart(tmp_path, ("standard", "topk"))
+    path = tmp_path / "in" / "cfg.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"architecture": family}))
+    with pytest.raises(ArtifactError, match=f'architecture = "{family}" is not supported'):
+        load_sae_pair(tmp_path)
+
+
+def test_tensors_of_another_family_are_refused(tmp_path: Path) -> None:
+    save_apart(tmp_path, ("jumprelu", "topk"))
+    path = tmp_path / "in" / "cfg.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"architecture": "standard"}))
+    with pytest.raises(ArtifactError, match="tensors that a standard SAE does not have: threshold"):
+        load_sae_pair(tmp_path)

@@ -154,3 +154,23 @@ def test_memory_is_refused_with_the_number_of_tiles() -> None:
     with pytest.raises(ConfigError, match=r"8.00 GiB.*all_inputs.tiles=4"):
         refuse_too_large(16384, 16384, AllInputsConfig(max_memory_bytes=2 << 30))
     refuse_too_large(16384, 16384, AllInputsConfig(max_memory_bytes=2 << 30, tiles=4))
+
+
+def test_rounded_sums_obey_what_any_numbers_obey() -> None:
+    """J far below the unit: what is rounded away must not leave sums that the lake's own checks call impossible."""
+    sandwich = random_sandwich()
+    unit = units(sandwich.kernel)
+    shape = (1, sandwich.inputs.latents)
+    largest = torch.full(shape, 0.4 / unit.value, dtype=torch.float32)
+    zeros = torch.zeros(shape, dtype=torch.int64)
+    three = torch.full((1,), 3, dtype=torch.int64)
+    # Three |J| of 0.4 units: each rounds to 0, while its square rounds up to a step of its own.
+    part = Partial(torch.zeros(1, dtype=torch.int64), three, zeros.int(), zeros, zeros, zeros + 3, largest)
+    sums = merge([part], range(1), shape[1], unit)
+    exact = largest.double()
+    assert float(3 / unit.square) > float(3 * exact.square().max()), "the case must be one that rounding spoils"
+    assert (sums.sum_abs >= exact).all()
+    assert (sums.sum_abs <= 3 * exact).all()
+    assert (sums.sum_sq <= sums.sum_abs * exact).all()
+    assert (sums.sum_sq * 3 >= sums.sum_abs.square() * (1 - 1e-12)).all()
+    assert (sums.sum.abs() <= sums.sum_abs).all()
