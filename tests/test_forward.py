@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from jacobian_core.config import ModelConfig
+from jacobian_core.errors import ModelError
 from jacobian_core.model.forward import PlainModule, Probe, checked_forward
 from jacobian_core.model.llm import LanguageModel, load_language_model
 from tests.numerics.test_families import bridge_of
@@ -60,3 +61,10 @@ def test_another_value_at_the_hook_is_refused(tmp_path: Path) -> None:
     right = model.mlp_inputs(ids, real)
     assert checked_forward(plain, block, Probe(ids, real, right)) is not None
     assert checked_forward(plain, block, Probe(ids, real, right * 1.001)) is None
+
+
+def test_a_block_of_another_build_is_refused(tmp_path: Path) -> None:
+    """OPT's layers call their projections without an MLP module: no hook fires where the MLP's input would be."""
+    bridge_of("opt", tmp_path)
+    with pytest.raises(ModelError, match=r"nothing passed blocks\.1\.mlp\.hook_in while this opt model ran"):
+        load_language_model(ModelConfig(name=str(tmp_path)), layer=1)

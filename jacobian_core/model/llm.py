@@ -120,6 +120,12 @@ class LanguageModel:
                 stop_at_layer=self.layer + 1,
                 attention_mask=real.to(self.device, torch.int64),
             )
+        if len(seen) < len(hooks):
+            missing = ", ".join(name for name in hooks if name not in seen)
+            raise ModelError(
+                f"nothing passed {missing} while this {self.bridge.original_model.config.model_type} model ran.",
+                "TransformerLens builds its blocks in another way, which is not supported; use another model.",
+            )
         return seen
 
 

@@ -52,6 +52,15 @@ def _config(kind: str) -> Any:
         "gemma": lambda: hf.GemmaConfig(**grouped),
         "gemma2": lambda: hf.Gemma2Config(**grouped),
         "gemma3_text": lambda: hf.Gemma3TextConfig(**grouped),
+        "opt": lambda: hf.OPTConfig(
+            hidden_size=WIDTH,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            ffn_dim=HIDDEN,
+            vocab_size=40,
+            word_embed_proj_dim=WIDTH,
+            max_position_embeddings=32,
+        ),
         "mixtral": lambda: hf.MixtralConfig(**grouped, num_local_experts=2),
         "qwen2_moe": lambda: hf.Qwen2MoeConfig(**sizes, num_key_value_heads=1, num_experts=2, moe_intermediate_size=8),
     }
