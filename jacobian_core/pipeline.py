@@ -143,7 +143,7 @@ def resolve_run(config: RunConfig, artifact: ArtifactRef) -> RunRef:
     """
     from jacobian_core.corpus.listing import list_shards
     from jacobian_core.lake.runs import begin_run
-    from jacobian_core.model.llm import pinned
+    from jacobian_core.model.llm_identity import pinned
     from jacobian_core.request.describe import describe_request
     from jacobian_core.request.identity import run_id
     from jacobian_core.sql.warehouse import refresh_warehouse

@@ -11,7 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from jacobian_core.config import ModelConfig
 from jacobian_core.errors import ModelError
-from jacobian_core.model.llm import LanguageModel, load_language_model, model_digest
+from jacobian_core.model.llm import LanguageModel, load_language_model
+from jacobian_core.model.llm_identity import model_digest
 from tests.tiny import D_MODEL, LAYER
 
 

@@ -13,7 +13,7 @@ from jacobian_core.artifact.sae_pair import describe_pair, model_weights_of
 from jacobian_core.config import RunConfig
 from jacobian_core.corpus.listing import Shard
 from jacobian_core.corpus.tokenizer import load_tokenizer
-from jacobian_core.model.llm import model_digest
+from jacobian_core.model.llm_identity import model_digest
 from jacobian_core.numerics.all_inputs import check_settings
 from jacobian_core.request.identity import Identity, run_identity
 
