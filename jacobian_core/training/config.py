@@ -66,6 +66,14 @@ class TrainPairConfig(BaseModel):
     tokens: int = Field(default=2_000_000, ge=1, description="training tokens, BOS excluded, repetitions included")
     context_tokens: int = Field(default=256, ge=2, description="length of a window, its leading BOS included")
     windows_per_step: int = Field(default=8, ge=1, description="windows in one optimiser step")
+    activation_folder: Path | None = Field(
+        default=None,
+        description="keep MLP inputs (float16) in this folder and draw every step's tokens from it; None: the model "
+        "runs for every step",
+    )
+    activation_tokens: int = Field(
+        default=1_000_000, ge=1, description="MLP inputs to keep in activation_folder, fewer if the text is shorter"
+    )
     learning_rate: float = Field(default=5e-4, gt=0, description="Adam's rate")
     decay_fraction: float = Field(default=0.2, ge=0, le=1, description="share of steps, the last, with a falling rate")
 

@@ -1,10 +1,10 @@
 """Train a pair of TopK dictionaries on one MLP's input and output, with the Jacobian between their codes penalised.
 
 `sae_lens` trains one dictionary at a time, so two that are coupled by a penalty are trained here. Adam at a constant
-rate
-with a linear fall at the end; lambda rises over its warm-up; the decoders' rows are brought back to length one after
-every step. Every step's windows depend on the seed and the step's number only, so a training that was killed
-continues with the data it would have seen. What holds a step up is the penalty: it takes longer than the rest together.
+rate with a linear fall at the end; lambda rises over its warm-up; the decoders' rows are brought back to length one
+after every step. Every step's tokens depend on the seed and the step's number only (`batches.py`), so a training that
+was killed continues with the data it would have seen. What holds a step up is the penalty: it takes longer than the
+rest together.
 """
 
 from collections.abc import Callable
@@ -14,12 +14,12 @@ from typing import TypeAlias
 import torch
 from jaxtyping import Bool, Int
 
+from jacobian_core.training.batches import open_batches
 from jacobian_core.training.checkpoint import Checkpointer
 from jacobian_core.training.config import TrainPairConfig
 from jacobian_core.training.dictionary import DictionaryPair
-from jacobian_core.training.loss import MlpBatch, PairLosses, Scale, pair_losses
+from jacobian_core.training.loss import PairLosses, Scale, pair_losses
 from jacobian_core.training.source import MlpSource
-from jacobian_core.training.text import random_windows, with_leading_bos
 
 Dead: TypeAlias = tuple[Bool[torch.Tensor, " n_in"], Bool[torch.Tensor, " n_out"]]
 FUSED_DEVICES = ("cpu", "cuda")
@@ -130,14 +130,14 @@ class _Trainer:
     """The dictionaries and their optimiser; `step` makes one optimiser step."""
 
     def __init__(self, config: TrainPairConfig, source: MlpSource, stream: Int[torch.Tensor, " stream"]) -> None:
-        self.config, self.source, self.stream = config, source, stream
+        self.config, self.source = config, source
+        self.batches = open_batches(config, source, stream)
         self.tokens_per_step = config.windows_per_step * (config.context_tokens - 1)
         self.steps = -(-config.tokens // self.tokens_per_step)
         mlp = source.mlp
         pair = DictionaryPair(mlp.d_in, mlp.d_out, config.latents, config.active_latents, config.seed)
         self.pair = pair.to(config.device)
-        rows = max(1, config.statistics_tokens // config.context_tokens)
-        self.scale = Scale.of(self._batch(rows, step=-1))
+        self.scale = Scale.of(self.batches.draw(config.statistics_tokens, step=-1))
         self.pair.inputs.centre(self.scale.mean_in)
         self.pair.outputs.centre(self.scale.mean_out)
         fused = config.device in FUSED_DEVICES
@@ -154,7 +154,7 @@ class _Trainer:
         losses = pair_losses(
             pair,
             self.source.mlp,
-            self._batch(config.windows_per_step, step),
+            self.batches.draw(self.tokens_per_step, step),
             self.scale,
             dead=(dead[0], dead[1]),
             revival_latents=config.revival_latents,
@@ -168,12 +168,6 @@ class _Trainer:
         pair.inputs.remember(losses.code_in, seen + self.tokens_per_step)
         pair.outputs.remember(losses.code_out, seen + self.tokens_per_step)
         return _Step(losses, loss.item(), coefficient, (dead[0], dead[1]))
-
-    def _batch(self, rows: int, step: int) -> MlpBatch:
-        """The activations of one step's windows, which depend on the seed and the step only."""
-        seed = (self.config.seed << 32) + step + 1
-        windows = random_windows(self.stream, count=rows, length=self.config.context_tokens, seed=seed)
-        return self.source.read(with_leading_bos(windows, self.source.bos_token_id))
 
 
 def _record(config: TrainPairConfig, result: _Step, step: int, tokens: int, seconds: float) -> PairProgress:

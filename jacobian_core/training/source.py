@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from jacobian_core.config import ModelConfig
 from jacobian_core.errors import ModelError
@@ -39,12 +39,22 @@ class MlpSource:
         return bos
 
     @torch.no_grad()
-    def read(self, windows: Int[torch.Tensor, "rows context"]) -> MlpBatch:
-        """The MLP's input and output (float32) at every position that does not hold BOS, windows end to end."""
+    def inputs(self, windows: Int[torch.Tensor, "rows context"]) -> Float[torch.Tensor, "tokens d_in"]:
+        """The MLP's input (float32) at every position that does not hold BOS, windows end to end."""
         real = torch.ones_like(windows, dtype=torch.bool)
         x = self.model.mlp_inputs(windows, real)
-        x = x.flatten(0, 1)[(windows != self.bos_token_id).flatten()].float()
+        kept = (windows != self.bos_token_id).flatten().to(x.device)
+        return x.flatten(0, 1)[kept].float()
+
+    @torch.no_grad()
+    def through(self, x: Float[torch.Tensor, "tokens d_in"]) -> MlpBatch:
+        """MLP inputs with the MLP's outputs."""
+        x = x.to(self.mlp.W_in.device)
         return MlpBatch(x, self.mlp(x))
+
+    def read(self, windows: Int[torch.Tensor, "rows context"]) -> MlpBatch:
+        """The MLP's input and output (float32) at every position that does not hold BOS, windows end to end."""
+        return self.through(self.inputs(windows))
 
 
 def load_source(config: ModelConfig, device: str = "cpu") -> MlpSource:
