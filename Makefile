@@ -1,10 +1,12 @@
 # make run    the main job on the embedded demo: server, flow, lake, reports
+# make sweep  every layer of the demo model, trained and redrawn weights, pair and control: one page
 # make test   the whole test suite          make check  linters and types
 # make serve  server, schedules and workers  make bench  quick benchmarks
 # make clean  remove what was made here
 
 PYTHON  ?= python3
 PROFILE ?= demo
+SWEEP   ?= demo-layers
 LAKE    ?= lake
 ARGS    ?=
 BIN     := .venv/bin
@@ -12,10 +14,13 @@ PIP     := $(BIN)/python -m pip --disable-pip-version-check install -q -c constr
 
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: run serve test check bench clean
+.PHONY: run sweep serve test check bench clean
 
 run: .venv/.runtime
 	$(BIN)/jacobian run --profile $(PROFILE) --lake $(LAKE) $(ARGS)
+
+sweep: .venv/.runtime
+	$(BIN)/jacobian sweep $(SWEEP) --lake $(LAKE) $(ARGS)
 
 serve: .venv/.runtime
 	$(BIN)/jacobian serve --profile $(PROFILE) --lake $(LAKE) $(ARGS)

@@ -8,7 +8,7 @@ from typing import NoReturn
 
 import typer
 
-from flows import cli_config, cli_data, cli_deploy, cli_maintain, cli_run, cli_server, cli_train, json_log
+from flows import cli_config, cli_data, cli_deploy, cli_maintain, cli_run, cli_server, cli_sweep, cli_train, json_log
 from flows.cli_options import DEBUG
 from flows.output import note, show_warnings, traceback_text, write_error_log
 from jacobian_core.artifact.redact import redact
@@ -29,7 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-for _module in (cli_run, cli_data, cli_maintain, cli_deploy, cli_server, cli_config, cli_train):
+for _module in (cli_run, cli_sweep, cli_data, cli_maintain, cli_deploy, cli_server, cli_config, cli_train):
     _module.register(app)
 
 

@@ -53,7 +53,8 @@ def run(
 
         return str(jacobian_run(config))
 
-    _execute(Path(config.lake.root), flow, stop_server, json)
+    root = Path(config.lake.root)
+    execute(root, flow, stop_server, lambda run_id: _show_result(root, run_id, json))
 
 
 def analyse(
@@ -79,13 +80,16 @@ def analyse(
 
         return str(analyse(str(lake), source, list(settings or ())))
 
-    _execute(lake, flow, stop_server, json)
+    execute(lake, flow, stop_server, lambda run_id: _show_result(lake, run_id, json))
 
 
-def _execute(root: Path, flow: Callable[[], str], stop_server: bool, json: bool) -> None:
-    """Run a flow that returns a run id against the configured Prefect server or the lake's own; print its results.
+def execute(
+    root: Path, flow: Callable[[], str], stop_server: bool, show: Callable[[str], object], live: bool = True
+) -> None:
+    """Run a flow that returns an id against the configured Prefect server or the lake's own, then `show` its results.
 
-    `flow` must import prefect itself: what it talks to is settled before.
+    `flow` must import prefect itself: what it talks to is settled before. `live`: progress is one run's, which a
+    terminal shows as a line that moves.
     """
     from flows.server import stop_server as stop
     from jacobian_core.lake.layout import Lake
@@ -94,11 +98,11 @@ def _execute(root: Path, flow: Callable[[], str], stop_server: bool, json: bool)
     with _Interruption():
         local = prefect_for(root)
         try:
-            run_id = _run_flow(flow)
+            found = _run_flow(flow, live)
         finally:
             if stop_server and local is not None:
                 stop(root)
-    _show_result(root, run_id, json)
+    show(found)
     if local is not None and not stop_server:
         note(f"Prefect UI: {local.ui} (stop it: jacobian server stop --lake {os.path.relpath(root)})")
 
@@ -152,20 +156,20 @@ def prefect_for(lake: Path) -> ServerState | None:
     return local
 
 
-def _run_flow(flow: Callable[[], str]) -> str:
+def _run_flow(flow: Callable[[], str], live: bool) -> str:
     from flows.progress import listening
 
-    with listening(_listener()):
+    with listening(_listener(live)):
         return flow()
 
 
-def _listener() -> Any:
+def _listener(live: bool) -> Any:
     from flows import json_log
     from flows.progress import LiveLine, PlainLines
 
     if json_log.wanted():
         return json_log.JsonLines(sys.stderr)
-    return LiveLine() if sys.stderr.isatty() else PlainLines(sys.stderr)
+    return LiveLine() if live and sys.stderr.isatty() else PlainLines(sys.stderr)
 
 
 def _show_result(lake: Path, run_id: str, as_json: bool) -> None:

@@ -57,6 +57,7 @@ def data_dictionary(tables: Iterable[str] | None = None) -> str:
 
 def configuration() -> str:
     """Every setting of a run and of a pair's training, as markdown: key, type, default, meaning."""
+    from jacobian_core.sweep.config import SweepConfig, SweepPair, SweepVariant
     from jacobian_core.training.config import TrainPairConfig
 
     parts = [
@@ -71,6 +72,16 @@ def configuration() -> str:
         "In the file that `jacobian train-pair` takes. The group `model` has the keys of a run's `model`, above; its "
         "`layer` must be given.",
         _table_of_fields(TrainPairConfig, ""),
+        "## A sweep",
+        "In the file that `jacobian sweep` takes, such as `deployments/sweeps/demo-layers.toml`. Every combination of "
+        "layer, weights, pair and variant is a run. An override is `group.key=value`, as after `--set`; its paths are "
+        "meant from the file's folder. `train` takes the keys of `Training a pair` but `model`, `output` and "
+        "`checkpoint`, which the run decides.",
+        _table_of_fields(SweepConfig, ""),
+        "Each of `[[pairs]]`:",
+        _table_of_fields(SweepPair, "pairs."),
+        "Each of `[[variants]]`:",
+        _table_of_fields(SweepVariant, "variants."),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -188,6 +199,8 @@ def _type_name(kind: Any) -> str:
         return " or ".join(_type_name(argument) for argument in arguments)
     if origin is tuple:
         return f"list of {_type_name(arguments[0])}"
+    if origin is dict or (isinstance(kind, type) and issubclass(kind, BaseModel)):
+        return "table"
     if kind is NoneType:
         return "null"
     name: str = kind.__name__

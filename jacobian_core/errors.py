@@ -68,3 +68,9 @@ class ServerError(JacobianFlowsError):
     """The local Prefect server can't be started or reached."""
 
     exit_code = 8
+
+
+class SweepError(JacobianFlowsError):
+    """Some runs of a sweep failed; the others are whole."""
+
+    exit_code = 9

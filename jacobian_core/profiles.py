@@ -44,22 +44,30 @@ def list_profiles() -> list[ProfileInfo]:
 
 def profile_path(profile: str) -> Path:
     """The file of a shipped profile (its name) or of a path to a TOML file; ConfigError lists the profiles if none."""
-    if profile.endswith(".toml") or "/" in profile:
-        path = Path(profile).expanduser()
-        if path.is_file():
-            return path
-        raise ConfigError(f"there is no profile file '{profile}'.", _known_profiles(profile))
-    for info in list_profiles():
-        if info.name == profile:
-            return info.path
-    raise ConfigError(f"there is no profile '{profile}'.", _known_profiles(profile))
+    return shipped_file("profile", _FOLDER, profile)
 
 
-def load_config(profile: str, overrides: Sequence[str] = (), lake: str | None = None) -> RunConfig:
+def shipped_file(kind: str, folder: str, wanted: str) -> Path:
+    """The TOML file of that name in a folder of the project, or of a path; ConfigError lists the names if none."""
+    paths = {path.stem: path for path in sorted(project_path(folder).glob("*.toml"))}
+    is_path = wanted.endswith(".toml") or "/" in wanted
+    found = Path(wanted).expanduser() if is_path else paths.get(wanted)
+    if found is not None and found.is_file():
+        return found
+    near = difflib.get_close_matches(wanted, paths, n=1)
+    hint = f"Did you mean '{near[0]}'? " if near else ""
+    remedy = f"{hint}{kind.capitalize()}s: {', '.join(paths)}; or the path of a TOML file."
+    raise ConfigError(f"there is no {kind}{' file' if is_path else ''} '{wanted}'.", remedy)
+
+
+def load_config(
+    profile: str, overrides: Sequence[str] = (), lake: str | None = None, folder: Path | None = None
+) -> RunConfig:
     """The run that a profile (name or path) asks for, changed by `group.key=value` overrides and by the lake's folder.
 
     Relative paths of a profile are meant from its own folder (a shipped one: from the project's root), those of an
-    override from the current folder; every local path comes back absolute. Raises ConfigError naming file and field.
+    override from `folder`, by default the current one; the lake's from the current one. Every local path comes back
+    absolute. Raises ConfigError naming file and field.
     """
     path = profile_path(profile)
     data = read_toml(path)
@@ -69,7 +77,7 @@ def load_config(profile: str, overrides: Sequence[str] = (), lake: str | None = 
     settings = config.model_dump(mode="json")
     if lake is not None:
         settings["lake"]["root"] = lake
-    _absolute_paths(settings, Path.cwd())
+    _absolute_paths({key: value for key, value in settings.items() if key != "lake"}, folder or Path.cwd())
     settings["lake"]["root"] = str(Path.cwd() / Path(settings["lake"]["root"]).expanduser())
     return build_model(RunConfig, settings, str(path))
 
@@ -188,13 +196,6 @@ def _shown(text: str) -> str:
     """A user's text on one line of bounded length."""
     line = " ".join(text.split())
     return line if len(line) <= _SHOWN_CHARACTERS else line[:_SHOWN_CHARACTERS] + "..."
-
-
-def _known_profiles(profile: str) -> str:
-    names = [info.name for info in list_profiles()]
-    near = difflib.get_close_matches(profile, names, n=1)
-    hint = f"Did you mean '{near[0]}'? " if near else ""
-    return f"{hint}Profiles: {', '.join(names)}; or the path of a TOML file."
 
 
 def _summary(path: Path) -> str:

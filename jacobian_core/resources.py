@@ -9,7 +9,7 @@ _CHECKOUT = Path(__file__).parent.parent
 
 
 def project_root() -> Path:
-    """The folder that holds `sql/`, `deployments/profiles/` and `demo/`."""
+    """The folder that holds `sql/`, `deployments/profiles/`, `deployments/sweeps/` and `demo/`."""
     return _BUNDLED if _BUNDLED.is_dir() else _CHECKOUT
 
 

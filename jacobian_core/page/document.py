@@ -37,17 +37,23 @@ def page(runs: Sequence[RunData], pictures: Mapping[str, Sequence[Picture]]) -> 
         "quality": sections.quality_section(runs),
         "provenance": sections.provenance_section(runs),
     }
-    links = "".join(f'<li><a href="#{name}">{text(title)}</a></li>' for name, title in _CONTENTS if body[name])
     names = " · ".join(run.label for run in runs)
+    contents = [(name, title, body[name]) for name, title in _CONTENTS]
+    return html_document(f"{names}: {TITLE}", _subject(runs), sections.answer(runs), contents)
+
+
+def html_document(title: str, subject: str, answer: str, contents: Sequence[tuple[str, str, str]]) -> str:
+    """A page about the title question: what it is about, the answer, and sections of ready markup by id and title."""
+    links = "".join(f'<li><a href="#{name}">{text(heading)}</a></li>' for name, heading, part in contents if part)
     return (
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="color-scheme" content="light dark">\n<meta name="referrer" content="no-referrer">\n'
-        f"<title>{text(names)}: {text(TITLE)}</title>\n<style>{css_variables()}{_style()}</style>\n</head>\n<body>\n"
-        f'<header><p class="what">{text(_subject(runs))}</p><h1>{text(TITLE)}</h1></header>\n<main>\n'
-        f'{sections.answer(runs)}\n<nav aria-label="contents"><ul>{links}</ul></nav>\n'
-        + "\n".join(body[name] for name, _ in _CONTENTS)
+        f"<title>{text(title)}</title>\n<style>{css_variables()}{_style()}</style>\n</head>\n<body>\n"
+        f'<header><p class="what">{text(subject)}</p><h1>{text(TITLE)}</h1></header>\n<main>\n'
+        f'{answer}\n<nav aria-label="contents"><ul>{links}</ul></nav>\n'
+        + "\n".join(part for _, _, part in contents)
         + f"\n</main>\n<footer><p>{text(_FOOTER)}</p></footer>\n</body>\n</html>\n"
     )
 

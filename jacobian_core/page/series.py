@@ -16,10 +16,16 @@ _BAND = 0.18
 
 def line_style(run: RunData) -> dict[str, Any]:
     """Colour, dashes and marker that mean this run in every figure."""
+    return series_style(run.series)
+
+
+def series_style(number: int) -> dict[str, Any]:
+    """Colour, dashes and marker of a line; more lines than colours differ in their dashes."""
+    again = number // len(SERIES)
     return {
-        "color": SERIES[run.series].light,
-        "linestyle": LINE_STYLES[run.series],
-        "marker": MARKERS[run.series],
+        "color": SERIES[number % len(SERIES)].light,
+        "linestyle": LINE_STYLES[(number + again) % len(LINE_STYLES)],
+        "marker": MARKERS[(number + again) % len(MARKERS)],
         "markersize": 4.5,
         "linewidth": 1.8,
     }

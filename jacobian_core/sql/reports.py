@@ -60,6 +60,11 @@ def write_report(lake: Lake, run_id: str, name: str, table: pa.Table) -> list[Pa
 
     Raises LakeError where the lake can't be written.
     """
+    return write_table(lake.report_folder(run_id), report_info(name).name, table)
+
+
+def write_table(folder: Path, name: str, table: pa.Table) -> list[Path]:
+    """Write a table as Parquet and as CSV into a folder of the lake, each whole or not at all."""
     import pyarrow.csv
     import pyarrow.parquet
 
@@ -68,7 +73,7 @@ def write_report(lake: Lake, run_id: str, name: str, table: pa.Table) -> list[Pa
     pyarrow.csv.write_csv(table, csv)
     paths = []
     for suffix, content in ((".parquet", parquet), (".csv", csv)):
-        path = lake.report_folder(run_id) / f"{report_info(name).name}{suffix}"
+        path = folder / f"{name}{suffix}"
         files.write_atomic(path, content.getvalue())
         paths.append(path)
     return paths

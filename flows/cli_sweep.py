@@ -1,0 +1,91 @@
+"""`jacobian sweep`: many runs as one request, over layers, weights and SAE pairs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from flows.cli_options import DEFAULT_LAKE, Json, Lake, Settings
+from flows.cli_run import StopServer, execute
+from flows.output import say, say_json, say_table
+
+if TYPE_CHECKING:
+    from jacobian_core.sweep.cells import Cell
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the application."""
+    app.command()(sweep)
+
+
+def sweep(
+    sweep: Annotated[str, typer.Argument(help="A sweep's name, or the path of a TOML file.")] = "demo-layers",
+    lake: Lake = DEFAULT_LAKE,
+    settings: Settings = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list the runs.")] = False,
+    stop_server: StopServer = False,
+    json: Json = False,
+) -> None:
+    """Run every layer, weights and pair of a sweep, train the pairs that it lacks, and put all on one page.
+
+    The same command again does only what lacks. A run that fails does not stop the others; the exit code is then 9.
+
+    Example: jacobian sweep demo-layers --set corpus.max_tokens=2000
+    """
+    from jacobian_core.sweep.cells import expand
+    from jacobian_core.sweep.config import load_sweep
+
+    config, base = load_sweep(sweep)
+    cells = expand(config, base, str(lake), settings or ())
+    if dry_run:
+        return _list(cells, json)
+
+    def flow() -> str:
+        from flows.sweep import sweep as sweep_flow
+
+        return str(sweep_flow(sweep, str(lake), list(settings or ())))
+
+    return execute(
+        Path(cells[0].config.lake.root), flow, stop_server, lambda found: _show(lake, found, json), live=False
+    )
+
+
+def _list(cells: list[Cell], json: bool) -> None:
+    rows = [
+        {
+            "run": cell.config.name,
+            "layer": cell.layer,
+            "pair": cell.pair,
+            "weights": cell.weights,
+            "tokens": cell.config.corpus.max_tokens,
+            "trains": "" if cell.training is None else f"{cell.training.tokens:,} tokens",
+        }
+        for cell in cells
+    ]
+    say_json(rows) if json else say_table("The runs of the sweep", rows)
+
+
+def _show(lake: Path, sweep_id: str, json: bool) -> None:
+    """The answer by layer, and where the page is."""
+    from jacobian_core.lake.layout import Lake
+    from jacobian_core.page.sweep import answer_cell, answer_sentence
+    from jacobian_core.page.write import PAGE_NAME
+    from jacobian_core.sweep.figures import gather_figures
+    from jacobian_core.sweep.record import choose_sweep
+
+    opened = Lake.open(lake)
+    record = choose_sweep(opened, sweep_id)
+    cells = gather_figures(opened, record)
+    page = opened.report_folder(sweep_id) / PAGE_NAME
+    if json:
+        answers = [{"layer": each.layer, "series": each.cell.series, **each.answer} for each in cells]
+        return say_json({"sweep_id": sweep_id, "page": str(page), "cells": record.cells, "answers": answers})
+    say(answer_sentence(cells) + "\n")
+    series = list(dict.fromkeys(each.cell.series for each in cells))
+    layers = sorted({each.layer for each in cells})
+    found = {(each.layer, each.cell.series): answer_cell(each) for each in cells}
+    rows = [{"layer": layer, **{name: found.get((layer, name), "") for name in series}} for layer in layers]
+    say_table("Of the active pairs with |J| about 0: moved when ablated [95 %]; and stayed selected", rows)
+    return say(f"sweep_id: {sweep_id}\npage: {page}")
