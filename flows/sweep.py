@@ -7,7 +7,6 @@ that fails is noted and does not stop the others. One cell after another: each u
 from __future__ import annotations
 
 from contextlib import ExitStack
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prefect import flow, tags, task
@@ -16,10 +15,12 @@ from prefect.cache_policies import NO_CACHE
 from flows import json_log, ui
 from flows.progress import Meter
 from flows.run import jacobian_run
+from flows.steps import fetch, resolve
 from flows.train_pair import train_pair
 from jacobian_core.errors import JacobianFlowsError, SweepError
 
 if TYPE_CHECKING:
+    from jacobian_core.config import RunConfig
     from jacobian_core.lake.layout import Lake
     from jacobian_core.sweep.cells import Cell
     from jacobian_core.sweep.record import SweepRecord
@@ -48,19 +49,17 @@ def sweep(sweep: str = "demo-layers", lake: str = "lake", settings: list[str] | 
     meter.note(f"sweep {record.sweep_id}: {len(cells)} runs")
     for number, cell in enumerate(cells, start=1):
         meter.note(f"[{number} of {len(cells)}] {cell.label}")
-        record = _attempt(opened.root, record, cell, meter)
+        record = _attempt(opened, record, cell, meter)
     page = report(str(opened.root), record.sweep_id)
     meter.note(f"page: {page}")
     _raise_failures(record)
     return record.sweep_id
 
 
-def _attempt(root: Path, record: SweepRecord, cell: Cell, meter: Meter) -> SweepRecord:
+def _attempt(lake: Lake, record: SweepRecord, cell: Cell, meter: Meter) -> SweepRecord:
     """Run one cell and write down what became of it."""
-    from jacobian_core.lake.layout import Lake
     from jacobian_core.sweep.record import write_sweep
 
-    lake, training = Lake(root), None
     try:
         training, run_id = _run(lake, record, cell, meter)
         record = record.with_cell(cell.label, state="complete", run_id=run_id, training=training, problem="")
@@ -75,7 +74,7 @@ def _attempt(root: Path, record: SweepRecord, cell: Cell, meter: Meter) -> Sweep
 
 
 def was_interrupted(error: Exception) -> bool:
-    """Whether it is what DuckDB makes of the exception of a signal's handler: the user wants to stop, no cell failed."""
+    """Whether it is what DuckDB makes of a signal: someone wants to stop, and no cell has failed."""
     return isinstance(error, RuntimeError) and str(error) == "Query interrupted"
 
 
@@ -90,11 +89,20 @@ def _run(lake: Lake, record: SweepRecord, cell: Cell, meter: Meter) -> tuple[str
         if place is not None:
             known = None if place.is_made else done_before(lake, record, cell.label, place.digest)
             if known is not None:
-                meter.note(f"run {known} (done)")
                 return place.digest, known
             _make(place, meter)
             config = config.model_copy(update={"sae": place.sae})
-        return (place.digest if place else None), str(jacobian_run(config))
+        run_id = _published(lake, config) or str(jacobian_run(config))
+        return (place.digest if place else None), run_id
+
+
+def _published(lake: Lake, config: RunConfig) -> str | None:
+    """The id of the cell's run if that is done and has its page: nothing is to be done then, not even reports."""
+    from jacobian_core.page.write import PAGE_NAME
+
+    run = resolve(config, fetch(config))
+    done = run.state == "done" and (lake.report_folder(run.run_id) / PAGE_NAME).is_file()
+    return str(run.run_id) if done else None
 
 
 def _make(place: TrainedPlace, meter: Meter) -> None:

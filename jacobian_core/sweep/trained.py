@@ -25,7 +25,7 @@ SHELF = "trained-pairs"
 """The folder of the cache that holds them."""
 _NOT_CONTENT = {
     "model", "training_shards", "held_out_shards", "model_name", "dataset_name", "output", "checkpoint",
-    "checkpoint_seconds", "log_every_steps", "device", "threads",
+    "checkpoint_seconds", "log_every_steps", "device", "threads", "activation_folder",
 }  # fmt: skip
 _WAIT_SECONDS = 86_400.0
 _DIGITS = 12
@@ -76,11 +76,12 @@ def _compute(cell: Cell) -> dict[str, object]:
 def training_digest(training: TrainPairConfig) -> str:
     """SHA-256, in hex, over what determines a trained pair: text, model and settings."""
     from jacobian_core.corpus.tokenizer import load_tokenizer
-    from jacobian_core.model.llm import model_digest, pinned
+    from jacobian_core.model.llm_identity import model_digest, pinned
 
     model = pinned(training.model)
     content = {
         "settings": training.model_dump(mode="json", exclude=_NOT_CONTENT),
+        "kept_activations": training.activation_folder is not None,
         "training": [_shard_sha256(shard) for shard in training.training_shards],
         "held_out": [_shard_sha256(shard) for shard in training.held_out_shards],
         "model": {

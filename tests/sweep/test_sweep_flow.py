@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import re
 import shutil
@@ -18,6 +19,7 @@ from jacobian_core.lake.verify import verify_lake
 from jacobian_core.sweep.record import choose_sweep
 from tests.flows.test_run_flow import Ear
 from tests.report.test_page import Outline
+from tests.sweep.test_cells import changed
 
 
 class Stop(Ear):
@@ -40,26 +42,27 @@ def test_a_sweep_goes_on_where_it_was_stopped_and_tries_again_what_failed(
     from flows.sweep import sweep
 
     monkeypatch.setenv("JACOBIAN_FLOWS_CACHE", str(tmp_path / "cache"))
-    file, root = str(work / "sweep.toml"), str(tmp_path / "lake")
-    with listening(Stop()), pytest.raises(KeyboardInterrupt):
+    file, root = str(changed(work, "layers = [0, 1]", "layers = [1]")), str(tmp_path / "lake")
+    ear: Ear = Stop()
+    with listening(ear), pytest.raises(KeyboardInterrupt):
         sweep(file, root)
+    assert len([note for note in ear.notes if note.startswith("trained the pair")]) == 1
     lake = Lake.open(root)
     first = ages(lake)
-    assert [run.rpartition("-")[0] for run in first] == ["tiny-l0-made-trained"]
+    assert [run.rpartition("-")[0] for run in first] == ["tiny-l1-made-trained"]
 
     ear = Ear()
     with (
         listening(ear),
-        pytest.raises(SweepError, match=r"2 of 4 runs of the sweep failed: l1-taken-trained: .*pairs/"),
+        pytest.raises(SweepError, match=r"2 of 3 runs of the sweep failed: l1-taken-trained: .*pairs/"),
     ):
         sweep(file, root)
-    trained = [note for note in ear.notes if note.startswith("trained the pair")]
-    assert len(trained) == 1  # layer 1's: layer 0's was trained before the interruption
+    assert not [note for note in ear.notes if note.startswith("trained the pair")]
     record = choose_sweep(lake, "tiny-")
-    assert [cell.state for cell in record.cells] == ["complete", "complete", "failed", "failed"]
+    assert [cell.state for cell in record.cells] == ["complete", "failed", "failed"]
     assert {run: ages(lake)[run] for run in first} == first
     page = (tmp_path / "lake/reports" / record.sweep_id / "report.html").read_text()
-    assert "2 of 4 runs are not in this page" in page
+    assert "2 of 3 runs are not in this page" in page
     assert "pairs/layer1" in page
 
     (work / "pairs").mkdir()
@@ -72,7 +75,7 @@ def test_a_sweep_goes_on_where_it_was_stopped_and_tries_again_what_failed(
     assert not [note for note in ear.notes if note.startswith("trained the pair")]
     assert {run: ages(lake)[run] for run in second} == second
     done = choose_sweep(lake, "tiny-")
-    assert [cell.state for cell in done.cells] == ["complete"] * 4
+    assert [cell.state for cell in done.cells] == ["complete"] * 3
     assert verify_lake(lake) == []
     check_page(lake, sweep_id)
 
@@ -86,29 +89,32 @@ def check_page(lake: Lake, sweep_id: str) -> None:
     sections = [attributes["id"] for tag, attributes in outline.tags if tag == "section"]
     assert sections == ["answer", "causal", "sizes", "shapes", "fit", "compared", "runs", "provenance"]
     linked = [a["href"] for tag, a in outline.tags if tag == "a" and str(a["href"]).startswith("../")]
-    assert len(linked) == 4
+    assert len(linked) == 3
     assert all((folder / str(href)).is_file() for href in linked)
-    rows = list(csv.DictReader((folder / "sweep_answers.csv").open()))
+    rows = rows_of(folder / "sweep_answers.csv")
     assert [(row["layer"], row["pair"], row["weights"]) for row in rows] == [
-        ("0", "made", "trained"), ("1", "made", "trained"), ("1", "taken", "trained"), ("1", "taken", "random"),
+        ("1", "made", "trained"), ("1", "taken", "trained"), ("1", "taken", "random"),
     ]  # fmt: skip
     for row in rows:
-        own = next(csv.DictReader((lake.report_folder(row["run_id"]) / "causal_zero_answer.csv").open()))
+        own = rows_of(lake.report_folder(row["run_id"]) / "causal_zero_answer.csv")[0]
         assert_agree({name: row[name] for name in own}, own)
-    compared = list(csv.DictReader((folder / "sweep_comparisons.csv").open()))
+    compared = rows_of(folder / "sweep_comparisons.csv")
     assert {(row["layer"], row["axis"], row["a"], row["b"]) for row in compared} == {
         ("1", "pair", "made, trained", "taken, trained"), ("1", "weights", "taken, trained", "taken, random"),
     }  # fmt: skip
     figures = {
-        (r["run_id"], r["statistic"], r["threshold"]): r["measured"]
-        for r in csv.DictReader((folder / "sweep_figures.csv").open())
+        (r["run_id"], r["statistic"], r["threshold"]): r["measured"] for r in rows_of(folder / "sweep_figures.csv")
     }
     for r in compared:
         assert_agree({"": r["run_a"] or ""}, {"": figures.get((r["run_id_a"], r["statistic"], r["threshold"]), "")})
     shown = re.search(r'<figure id="sweep-fvu">.*?</figure>', page, re.DOTALL)
     assert shown
-    assert "in layer 0" in shown[0]
+    assert "in layer 1" in shown[0]
     assert json.loads((lake.root / f"sweeps/{sweep_id}.json").read_bytes())["sweep_id"] == sweep_id
+
+
+def rows_of(file: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(file.read_text())))
 
 
 def assert_agree(one: dict[str, str], other: dict[str, str]) -> None:
