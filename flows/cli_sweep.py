@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +14,9 @@ from flows.output import say, say_json, say_table
 
 if TYPE_CHECKING:
     from jacobian_core.sweep.cells import Cell
+    from jacobian_core.sweep.figures import CellFigures
+
+_LINE = 100
 
 
 def register(app: typer.Typer) -> None:
@@ -70,7 +74,7 @@ def _list(cells: list[Cell], json: bool) -> None:
 def _show(lake: Path, sweep_id: str, json: bool) -> None:
     """The answer by layer, and where the page is."""
     from jacobian_core.lake.layout import Lake
-    from jacobian_core.page.sweep import answer_cell, answer_sentence
+    from jacobian_core.page.sweep import answer_sentence
     from jacobian_core.page.write import PAGE_NAME
     from jacobian_core.sweep.figures import gather_figures
     from jacobian_core.sweep.record import choose_sweep
@@ -82,10 +86,27 @@ def _show(lake: Path, sweep_id: str, json: bool) -> None:
     if json:
         answers = [{"layer": each.layer, "series": each.cell.series, **each.answer} for each in cells]
         return say_json({"sweep_id": sweep_id, "page": str(page), "cells": record.cells, "answers": answers})
-    say(answer_sentence(cells) + "\n")
-    series = list(dict.fromkeys(each.cell.series for each in cells))
-    layers = sorted({each.layer for each in cells})
-    found = {(each.layer, each.cell.series): answer_cell(each) for each in cells}
-    rows = [{"layer": layer, **{name: found.get((layer, name), "") for name in series}} for layer in layers]
-    say_table("Of the active pairs with |J| about 0: moved when ablated [95 %]; and stayed selected", rows)
+    say(textwrap.fill(_plain(answer_sentence(cells)), _LINE) + "\n")
+    say_table("Of the active pairs with |J| about 0: what ablating the input latent did", [_row(e) for e in cells])
     return say(f"sweep_id: {sweep_id}\npage: {page}")
+
+
+def _row(figures: CellFigures) -> dict[str, object]:
+    from jacobian_core.page.picture import percent
+
+    a, cell = figures.answer, figures.cell
+    low, high = a["share_above_low"], a["share_above_high"]
+    return {
+        "layer": figures.layer,
+        "run": cell.series,
+        "zero means none": a["verdict"],
+        "moved": _plain(percent(a["share_above"])),
+        "95 %": "" if low is None else _plain(f"{percent(low)} to {percent(high)}"),
+        "moved and stayed": _plain(percent(a["share_above_staying"])),
+        "FVU in, out": _plain(f"{percent(figures.facts['fvu_in'])}, {percent(figures.facts['fvu_out'])}"),
+    }
+
+
+def _plain(text: str) -> str:
+    """Text for a terminal, which escapes the page's narrow and unbroken blanks."""
+    return text.replace("\u00a0", " ").replace("\u202f", " ")

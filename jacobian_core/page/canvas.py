@@ -23,7 +23,8 @@ WIDTH_INCHES = 4.5
 _PNG_DPI = 160
 _FONT_POINTS = 10.0
 _MANY_DECADES = 1.5
-_LEGEND_COLUMNS = 3
+_LEGEND_CHARACTERS = 36
+"""Of the labels of one line of a legend: more would be cut off."""
 _PAD_INCHES = 0.07
 _SMALL, _LARGE = 0.00999, 9999.0
 """Between these, an axis writes numbers in full."""
@@ -64,9 +65,15 @@ def add_legend(axes: Axes) -> None:
     if len(labels) < 2:
         return
     axes.figure.legend(
-        handles, labels, fontsize=_FONT_POINTS, loc="outside lower center", ncols=min(len(labels), _LEGEND_COLUMNS),
+        handles, labels, fontsize=_FONT_POINTS, loc="outside lower center", ncols=_columns(labels),
         handlelength=2.8, labelcolor=INK.light, frameon=False,
     )  # fmt: skip
+
+
+def _columns(labels: Sequence[str]) -> int:
+    """Columns of a legend, 1 to 3, that are as wide as the longest label."""
+    fit = _LEGEND_CHARACTERS // max(len(label) for label in labels)
+    return max(1, min(len(labels), 3, fit))
 
 
 def decades(axis: Any, as_percent: bool = False) -> None:

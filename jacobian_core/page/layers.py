@@ -13,6 +13,9 @@ from jacobian_core.sweep.figures import CellFigures, Measured
 _ASIDE = 0.045
 """Lines stand apart by this share of a layer, so that their intervals can be told apart."""
 
+_BELOW = 0.03
+"""Room below 0, so that a point there is seen whole."""
+
 Value = Callable[[CellFigures], Measured | None]
 
 
@@ -59,22 +62,22 @@ def of_shape(shape: str, rule: str) -> Value:
 ANSWER_CURVES = (
     Curve(
         "sweep-answer", "Where |J| is about 0, how often does the output still move?",
-        "share with |effect| > 0.1, |J| < 0.001",
+        "share moved by more than 0.1",
         "Of the active pairs with |J| < 0.001, the share whose ablation moves the output latent by more than 0.1. "
         "Open: those that did so and stayed selected.",
         of_answer("share_above"), of_answer("share_above_staying"), ("moved", "moved and stayed"), as_percent=True,
     ),
     Curve(
         "sweep-answer-relative", "The same where J is small for its token",
-        "share with |effect| > 0.1, |J| < 1 % of its token’s",
+        "share moved by more than 0.1",
         "Whether a |J| is small depends on the scale of the dictionaries. Here a pair counts where |J| is below a "
         "hundredth of the root mean square of J at its token.",
         of_answer("relative_share_above"), as_percent=True,
     ),
     Curve(
         "sweep-other", "And where J is not 0?",
-        "share with |effect| > 0.1, |J| ≥ 0.001",
-        "The same for the other active pairs. Near the figure before it, |J| says little about the effect.",
+        "share moved by more than 0.1",
+        "The same for the other active pairs, those with |J| ≥ 0.001: what a |J| that is not about 0 adds.",
         of_answer("other_share_above"), as_percent=True,
     ),
     Curve(
@@ -89,26 +92,26 @@ ANSWER_CURVES = (
 SPARSITY_CURVES = (
     Curve(
         "sweep-entries", "How many elements of a token are large",
-        "elements of a token with |J| > 0.01",
+        "elements with |J| > 0.01",
         "Of a token’s active pairs, how many have |J| > 0.01. It depends on the scale of the dictionaries.",
         of_statistic("entries_above_per_token", 0.01),
     ),
     Curve(
         "sweep-pairs", "How many pairs matter on average",
-        "share of all pairs with a mean |J| > 0.001",
+        "share of all pairs",
         "Of all n_out × n_in pairs, those whose mean |J| over all tokens is above 0.001. Open: above 0.0001.",
         of_statistic("share_of_pairs_mean_above", 1e-3), of_statistic("share_of_pairs_mean_above", 1e-4),
         ("above 0.001", "above 0.0001"), as_percent=True, logarithmic=True,
     ),
     Curve(
         "sweep-kurtosis", "How heavy the tails are",
-        "median kurtosis of a token’s elements",
+        "kurtosis, median over tokens",
         "It does not depend on scale: 3 for a normal distribution, more where few elements hold most.",
         of_statistic("median_kurtosis"),
     ),
     Curve(
         "sweep-gini", "How unequal the elements are",
-        "median Gini coefficient of a token’s |J|",
+        "Gini coefficient, median",
         "It does not depend on scale either: 0 where all elements are equal, near 1 where one holds everything.",
         of_statistic("median_gini"),
     ),
@@ -168,7 +171,7 @@ def draw_curve(curve: Curve, cells: Sequence[CellFigures]) -> Picture | None:
         axes.set_yscale("log")
         decades(axes.yaxis, as_percent=curve.as_percent)
     elif curve.as_percent:
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(bottom=-_BELOW * axes.get_ylim()[1])
         percent_ticks(axes.yaxis)
     label_axes(axes, "layer", curve.axis)
     add_legend(axes)

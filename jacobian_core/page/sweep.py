@@ -77,21 +77,24 @@ def answer_sentence(cells: Sequence[CellFigures]) -> str:
     verdicts = [each.answer["verdict"] for each in asked]
     shares = sorted(each.answer["share_above"] for each in asked)
     staying = sorted(each.answer["share_above_staying"] for each in asked)
-    counted = ", ".join(f"{verdicts.count(v)} {_VERDICTS[v]}" for v in _VERDICTS if v in verdicts)
     near, tau = asked[0].answer["near_zero"], asked[0].answer["tau"]
     return (
-        f"{_overall(verdicts)} ({counted}, of {len(asked)} runs). Of the active pairs with |J| < {near:g}, "
+        f"{_overall(verdicts)} Of the active pairs with |J| < {near:g}, "
         f"{percent(shares[0])} to {percent(shares[-1])} moved the output latent by more than {tau:g} when the "
         f"input latent was ablated; {percent(staying[0])} to {percent(staying[-1])} did so and stayed selected."
     )
 
 
 def _overall(verdicts: Sequence[str]) -> str:
+    runs = f"{len(verdicts)} runs"
     if set(verdicts) == {"no"}:
-        return "No, a zero in the Jacobian rules out a causal connection in none of these runs"
+        return f"No: in none of these {runs} does a zero in the Jacobian rule out a causal connection."
     if set(verdicts) == {"yes"}:
-        return "Yes, in all of these runs, to within the tolerance"
-    return "It differs between these runs"
+        return (
+            f"Yes: in all of these {runs} a zero in the Jacobian means no causal connection, to within the tolerance."
+        )
+    counted = ", ".join(f"{_VERDICTS[v]} in {verdicts.count(v)}" for v in _VERDICTS if v in verdicts)
+    return f"It differs between these {runs}: {counted}."
 
 
 def _answer(record: SweepRecord, cells: Sequence[CellFigures]) -> str:
