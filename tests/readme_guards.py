@@ -23,6 +23,7 @@ from jacobian_core.errors import JacobianFlowsError
 from jacobian_core.profiles import build_model, list_profiles
 from jacobian_core.sql.reports import list_reports, report_info
 from jacobian_core.sql.sql_files import sql_files
+from jacobian_core.sweep.config import SweepConfig
 from jacobian_core.training.config import TrainPairConfig
 
 ROOT = Path(__file__).parents[1]
@@ -156,7 +157,11 @@ def wrong_toml(text: str) -> list[str]:
     problems = []
     for block in fenced(text, "toml"):
         data = tomllib.loads(block)
-        model: Any = TrainPairConfig if "training_shards" in data else RunConfig
+        model: Any = RunConfig
+        if "pairs" in data:
+            model = SweepConfig
+        elif "training_shards" in data:
+            model = TrainPairConfig
         try:
             build_model(model, data, "README")
         except JacobianFlowsError as error:

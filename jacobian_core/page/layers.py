@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from jacobian_core.page.canvas import add_legend, decades, label_axes, new_figure, percent_ticks
 from jacobian_core.page.picture import Numbers, Picture, each_run, percent, shown
@@ -182,13 +183,13 @@ def draw_curve(curve: Curve, cells: Sequence[CellFigures]) -> Picture | None:
     )  # fmt: skip
 
 
-def _draw(axes: object, cells: Sequence[CellFigures], value: Value, aside: float, style: dict[str, object]) -> None:
+def _draw(axes: Any, cells: Sequence[CellFigures], value: Value, aside: float, style: dict[str, Any]) -> None:
     """The points of one line, with their intervals."""
     found = [(each.layer + aside, point) for each in cells if (point := value(each)) is not None]
     y = [point.value for _, point in found]
     below = [max(0.0, p.value - (p.value if p.low is None else p.low)) for _, p in found]
     above = [max(0.0, (p.value if p.high is None else p.high) - p.value) for _, p in found]
-    axes.errorbar([x for x, _ in found], y, yerr=[below, above], capsize=2.5, elinewidth=1.2, **style)  # type: ignore[attr-defined]
+    axes.errorbar([x for x, _ in found], y, yerr=[below, above], capsize=2.5, elinewidth=1.2, **style)
 
 
 def _said(curve: Curve, cells: Sequence[CellFigures], name: str) -> str:

@@ -36,7 +36,7 @@ def client(deployed: object, prefect_api: str) -> Any:
 def test_the_command_names_what_it_deployed(deployed: subprocess.CompletedProcess[str]) -> None:
     assert deployed.returncode == 0, deployed.stderr
     names = {name.split("/")[1] for name in json.loads(deployed.stdout)}
-    assert {"ingest", "run", "analyse", "spread", "blocks", "report", "train-pair"} <= names
+    assert {"ingest", "run", "sweep", "analyse", "spread", "blocks", "report", "train-pair"} <= names
 
 
 def test_parameters_are_absolute_typed_and_those_of_the_lake(client: Any, server_lake: Path) -> None:

@@ -19,7 +19,7 @@ from jacobian_core.lake.layout import Lake
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = [
-    ["run"], ["analyse"], ["plan"], ["serve"], ["worker"], ["deploy"], ["status"],
+    ["run"], ["sweep"], ["analyse"], ["plan"], ["serve"], ["worker"], ["deploy"], ["status"],
     ["report"], ["sql"], ["verify"], ["runs"], ["config"], ["train-pair"],
     ["server", "start"], ["server", "stop"], ["server", "status"], ["profiles", "list"], ["profiles", "show"],
 ]  # fmt: skip
