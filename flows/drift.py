@@ -47,7 +47,7 @@ class BlockWatch:
             return  # another worker has published the run meanwhile
         if self._watch is None:
             self._watch = DriftWatch(self._run.config.quality)
-        found = self._watch.add(block_id, marker.totals)
+        found = self._watch.add(marker)
         if found and len(self._found) < WARNINGS:  # a lasting change is said, not repeated for ever
             self._found += found
             for drift in found:

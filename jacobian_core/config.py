@@ -165,6 +165,9 @@ class QualityConfig(Group):
     max_fvu_out: float = Field(
         default=0.7, gt=0, description="refuse a pair whose output SAE leaves more variance unexplained than this"
     )
+    block_fvu_tokens: int = Field(
+        default=128, ge=0, description="tokens of each block on which FVU is measured again, evenly spaced; 0: none"
+    )
     checks_max_entries: int = Field(
         default=500_000_000,
         ge=0,
@@ -174,7 +177,7 @@ class QualityConfig(Group):
     drift_deviations: float | None = Field(
         default=8.0,
         gt=0,
-        description="warn of a block whose mean |J|, active latents per token or tokens per document is this many "
+        description="warn of a block whose FVU, mean |J|, active latents per token or tokens per document is this many "
         "robust deviations from the run's median; null: never",
     )
     drift_blocks: int = Field(default=16, ge=3, description="blocks that must be known before one is called unusual")

@@ -14,8 +14,10 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, Val
 
 from jacobian_core.errors import LakeError
 
-SCHEMA_VERSION = 1
-"""Version of the lake's layout and records; tables have their own versions in `contracts.py`."""
+SCHEMA_VERSION = 2
+"""Version of the lake's layout and records that is written; tables have their own versions in `contracts.py`."""
+READ_VERSIONS = (1, 2)
+"""Versions that are read. Since 2, a block's marker has `quality`: a record of version 1 is one without it."""
 
 NAME_PATTERN = r"[a-z0-9][a-z0-9_-]{0,79}"
 """What ids and table names are made of, so that none can leave its folder or end a quoted string."""
@@ -49,13 +51,17 @@ class PartInfo(Record):
 
 
 class BlockMarker(Record):
-    """A finished block: its parts by table, its totals (see `publish.block_totals`) and seconds by stage."""
+    """A finished block: its parts by table, its totals (see `publish.block_totals`), seconds by stage, and its quality.
+
+    `quality` (see `quality.BlockFit`) is no data: it warns, and two markers may differ in it as in their seconds.
+    """
 
     run_id: RunId
     block_id: BlockId
     parts: dict[str, PartInfo]
     totals: Totals
     seconds: dict[str, float] = Field(default_factory=dict)
+    quality: dict[str, float] = Field(default_factory=dict)
 
     @property
     def compacted(self) -> bool:
@@ -63,7 +69,7 @@ class BlockMarker(Record):
         return not self.parts
 
     def same_data(self, other: BlockMarker) -> bool:
-        """Whether both name the same bytes (of a compacted block: have the same sums); their seconds may differ."""
+        """Whether both name the same bytes (of a compacted block: have the same sums); the rest may differ."""
         same_parts = self.compacted or other.compacted or self.parts == other.parts
         return same_parts and self.totals == other.totals
 
@@ -150,10 +156,13 @@ _DAMAGED = "The file is damaged: restore it from a copy, or remove it and start 
 
 def check_schema_version(version: object, path: Path) -> None:
     """Refuse a lake or record that another version of this project wrote."""
-    if version == SCHEMA_VERSION:
+    if type(version) is int and version in READ_VERSIONS:
         return
     if isinstance(version, int) and version > SCHEMA_VERSION:
         remedy = "Update jacobian-flows, or choose another lake with `--lake`."
     else:
         remedy = "Start a new lake with `--lake`; the CHANGELOG says how older lakes are brought over."
-    raise LakeError(f"{path}: schema version {version!r}, this program reads version {SCHEMA_VERSION}.", remedy)
+    raise LakeError(f"{path}: schema version {version!r}, this program reads {_READ}.", remedy)
+
+
+_READ = "versions " + " and ".join(map(str, READ_VERSIONS))

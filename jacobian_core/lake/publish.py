@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
 from types import TracebackType
 
 import numpy as np
@@ -61,8 +62,16 @@ def merge_totals(blocks: Sequence[BlockMarker]) -> Totals:
     return merged
 
 
+@dataclass(frozen=True)
+class BlockNotes:
+    """What a marker says beside its data: seconds by stage, and how well the SAEs fitted."""
+
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    quality: Mapping[str, float] = field(default_factory=dict)
+
+
 def publish_block(
-    lake: Lake, run_id: str, block_id: str, parts: Sequence[PreparedPart], totals: Totals, seconds: Mapping[str, float]
+    lake: Lake, run_id: str, block_id: str, parts: Sequence[PreparedPart], totals: Totals, notes: BlockNotes
 ) -> BlockMarker:
     """Give a block's parts their names, then write its marker; returns the marker that stands.
 
@@ -72,7 +81,8 @@ def publish_block(
     """
     try:
         infos = {part.table: part.info for part in parts}
-        marker = BlockMarker(run_id=run_id, block_id=block_id, parts=infos, totals=totals, seconds=dict(seconds))
+        said = {"seconds": dict(notes.seconds), "quality": dict(notes.quality)}
+        marker = BlockMarker(run_id=run_id, block_id=block_id, parts=infos, totals=totals, **said)
         _check_whole(marker, parts)
         with publishing(lake, run_id) as manifest:
             existing = published_block(lake, manifest, run_id, block_id)
@@ -246,8 +256,8 @@ class BlockWriter:
         if table == "tokens":
             self._tokens.append(data.select(TOTALLED_COLUMNS))
 
-    def publish(self, seconds: Mapping[str, float]) -> BlockMarker:
-        """Finish the parts and publish the block; `seconds` is what its stages took."""
+    def publish(self, seconds: Mapping[str, float], quality: Mapping[str, float] | None = None) -> BlockMarker:
+        """Finish the parts and publish the block; `seconds` is what its stages took, `quality` how the SAEs fitted."""
         prepared: list[PreparedPart] = []
         try:
             prepared.extend(writer.finish() for writer in self._writers.values())
@@ -255,4 +265,6 @@ class BlockWriter:
             discard(prepared)
             raise
         totals = totals_of(pa.concat_tables(self._tokens), {part.table: part.info.rows for part in prepared})
-        return publish_block(self._lake, self._run_id, self._block_id, prepared, totals, seconds)
+        return publish_block(
+            self._lake, self._run_id, self._block_id, prepared, totals, BlockNotes(seconds, quality or {})
+        )

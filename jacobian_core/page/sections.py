@@ -146,7 +146,7 @@ def quality_section(runs: Sequence[RunData]) -> str:
     for run in runs:
         rows = [(r["measure"], _whole(r["measured"]), r["unit"]) for r in run.rows("data_quality")]
         body = table(("measure", "value", "unit"), rows, f"data quality of {run.label}") if rows else ""
-        parts.append(_for_run(runs, run, _skipped(run) + _checks(run) + body))
+        parts.append(_for_run(runs, run, _skipped(run) + _checks(run) + _drift(run) + body))
     return section("quality", "Data quality", *parts)
 
 
@@ -172,6 +172,22 @@ def _checks(run: RunData) -> str:
         return paragraph(f"All {len(run.checks)} checks between the tables hold.", class_="good")
     listed = table(("check", "must hold", "rows that break it"), [(c.name, c.invariant, c.violations) for c in broken])
     return paragraph(f"{len(broken)} of {len(run.checks)} checks do not hold:", class_="bad") + listed
+
+
+def _drift(run: RunData) -> str:
+    """What the gate found unusual before the run was published."""
+    quality = run.record.get("quality") or {}
+    drift = quality.get("drift") if isinstance(quality, dict) else None
+    if not isinstance(drift, dict):
+        return ""
+    if not drift["found"]:
+        return paragraph("No block, and not the run as a whole, has unusual figures.", class_="good")
+    rows = [
+        (row["where"], row["measure"].replace("_", " "), shown(row["value"]), shown(row["usual"]))
+        for row in drift["first"]
+    ]
+    said = paragraph(f"Unusual figures, of blocks or of the run as a whole: {drift['found']:,}.", class_="bad")
+    return said + table(("where", "measure", "value", "usually"), rows, f"unusual figures of {run.label}")
 
 
 def provenance_section(runs: Sequence[RunData]) -> str:

@@ -48,7 +48,16 @@ class Drift:
         return {"where": self.where, "measure": self.measure, "value": self.value, "usual": self.usual}
 
 
-def block_measures(totals: Totals) -> Measures:
+FVU_MEASURES = ("fvu_in", "fvu_out")
+"""Figures of a marker's `quality` that a block is judged by."""
+
+
+def block_measures(block: BlockMarker) -> Measures:
+    """FVU of both SAEs, mean |J|, active latents per token, tokens per document; none where there is nothing."""
+    return total_measures(block.totals) | {k: block.quality[k] for k in FVU_MEASURES if k in block.quality}
+
+
+def total_measures(totals: Totals) -> Measures:
     """Mean |J|, active latents per token, tokens per document, of a block or a run; none where there is nothing."""
     measures = {
         "mean_abs": _ratio(totals, "abs_sum_total", "entries_total"),
@@ -70,20 +79,20 @@ class DriftWatch:
     limits: QualityConfig
     _seen: dict[str, list[float]] = field(default_factory=dict)
 
-    def add(self, block_id: str, totals: Totals) -> list[Drift]:
+    def add(self, block: BlockMarker) -> list[Drift]:
         """What is unusual in this block; nothing before `quality.drift_blocks` blocks were seen."""
         found = []
-        for name, value in block_measures(totals).items():
+        for name, value in block_measures(block).items():
             before = self._seen.setdefault(name, [])
             if len(before) >= self.limits.drift_blocks and _is_far(name, value, before, self.limits):
-                found.append(Drift(block_id, name, value, median(before)))
+                found.append(Drift(block.block_id, name, value, median(before)))
             before.append(value)
         return found
 
 
 def blocks_drift(blocks: Sequence[BlockMarker], limits: QualityConfig) -> list[Drift]:
     """The blocks that are far from the median of all; the same whoever computed them, in whatever order."""
-    measured = {block.block_id: block_measures(block.totals) for block in blocks}
+    measured = {block.block_id: block_measures(block) for block in blocks}
     found = []
     for name in sorted({name for measures in measured.values() for name in measures}):
         values = [measures[name] for measures in measured.values() if name in measures]
@@ -104,12 +113,25 @@ def _is_far(name: str, value: float, others: Sequence[float], limits: QualityCon
     return abs(value - middle) > limits.drift_deviations * wider * deviation
 
 
-def run_measures(totals: Totals, quality: Mapping[str, Any]) -> Measures:
-    """What runs are compared by: the blocks' figures, FVU of both SAEs, and the share of latents that never fired."""
+def blocks_fvu(blocks: Sequence[BlockMarker]) -> Measures:
+    """Median and largest FVU of a run's blocks, by side; nothing of blocks that did not measure it."""
+    measures: Measures = {}
+    for name in FVU_MEASURES:
+        if values := [block.quality[name] for block in blocks if name in block.quality]:
+            measures |= {f"block_{name}": median(values), f"block_{name}_max": max(values)}
+    return measures
+
+
+def run_measures(manifest: RunManifest) -> Measures:
+    """What runs are compared by: totals, FVU at the start and over the blocks, the share of latents that never fired.
+
+    The largest FVU of a block is left out: the more blocks, the larger it is.
+    """
     names = ("fvu_in", "fvu_out", "dead_in_share", "dead_out_share")
-    return block_measures(totals) | {
-        name: float(quality[name]) for name in names if isinstance(quality.get(name), (int, float))
-    }
+    quality: Mapping[str, Any] = manifest.quality
+    known = {name: float(quality[name]) for name in names if isinstance(quality.get(name), (int, float))}
+    over_blocks = {name: value for name, value in blocks_fvu(manifest.blocks).items() if not name.endswith("_max")}
+    return total_measures(manifest.totals) | known | over_blocks
 
 
 def run_drift(lake: Lake, manifest: RunManifest, limits: QualityConfig) -> list[Drift]:
@@ -117,9 +139,9 @@ def run_drift(lake: Lake, manifest: RunManifest, limits: QualityConfig) -> list[
 
     A figure is unusual that differs by more than the factor `quality.drift_ratio` and by more than 0.01.
     """
-    before = [_measures_of(other) for other in _comparable(lake, manifest)]
+    before = [run_measures(other) for other in _comparable(lake, manifest)]
     found = []
-    for name, value in run_measures(manifest.totals, manifest.quality).items():
+    for name, value in run_measures(manifest).items():
         earlier = [measures[name] for measures in before if name in measures]
         if limits.drift_ratio is None or not earlier:
             continue
@@ -131,10 +153,6 @@ def run_drift(lake: Lake, manifest: RunManifest, limits: QualityConfig) -> list[
 
 
 _SMALLEST = 0.01
-
-
-def _measures_of(manifest: RunManifest) -> Measures:
-    return run_measures(manifest.totals, manifest.quality)
 
 
 def _comparable(lake: Lake, manifest: RunManifest) -> list[RunManifest]:

@@ -17,6 +17,7 @@ from jacobian_core.lake import files
 from jacobian_core.lake.layout import Lake
 from jacobian_core.lake.manifest import BlockMarker, PartInfo, RunManifest, RunRequest, Totals, parts_by_table
 from jacobian_core.lake.publish import merge_totals
+from jacobian_core.request.drift import blocks_fvu
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,10 @@ def _of(section: str, *names: str) -> Callable[[RunSnapshot], Any]:
     return lambda run: run.fact(section, *names)
 
 
+def _over_blocks(key: str) -> Callable[[RunSnapshot], Any]:
+    return lambda run: blocks_fvu(run.blocks).get(key)
+
+
 def _total(key: str) -> Callable[[RunSnapshot], Any]:
     return lambda run: run.total(key)
 
@@ -126,6 +131,10 @@ RUN_FACTS: tuple[Fact, ...] = (
     Fact("n_out_latents", "BIGINT", "latents", "width of the output SAE", _of("artifact", "n_out_latents")),
     Fact("fvu_in", "DOUBLE", "", "share of variance the input SAE leaves unexplained", _quality("fvu_in")),
     Fact("fvu_out", "DOUBLE", "", "share of variance the output SAE leaves unexplained", _quality("fvu_out")),
+    Fact("block_fvu_in", "DOUBLE", "", "median over blocks of the input SAE's FVU", _over_blocks("block_fvu_in")),
+    Fact("block_fvu_out", "DOUBLE", "", "median over blocks of the output SAE's FVU", _over_blocks("block_fvu_out")),
+    Fact("block_fvu_in_max", "DOUBLE", "", "largest input FVU of a block", _over_blocks("block_fvu_in_max")),
+    Fact("block_fvu_out_max", "DOUBLE", "", "largest output FVU of a block", _over_blocks("block_fvu_out_max")),
     Fact("evaluate_at", "VARCHAR", "", "'reconstruction' or 'activation'", _of("config", "jacobian", "evaluate_at")),
     Fact("scope", "VARCHAR", "", "'active' or 'all_inputs'", _of("config", "jacobian", "scope")),
     Fact("derivatives", "VARCHAR", "", "'first' or 'second'", _of("config", "jacobian", "derivatives")),

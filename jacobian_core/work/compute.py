@@ -20,6 +20,7 @@ from jacobian_core.corpus.blocks import TokenBlock
 from jacobian_core.errors import ModelError
 from jacobian_core.model.activations import block_activations
 from jacobian_core.model.llm import LanguageModel
+from jacobian_core.model.quality import BlockFit
 from jacobian_core.numerics.coo import Thresholds, to_entries
 from jacobian_core.numerics.sandwich import Sandwich
 from jacobian_core.numerics.state import SandwichState
@@ -59,8 +60,8 @@ class BlockComputer:
     chunk_tokens: int
 
     @torch.no_grad()
-    def compute(self, block: TokenBlock, clock: StageSeconds) -> Iterator[Tables]:
-        """The tables of a block, chunk by chunk in ascending token id.
+    def compute(self, block: TokenBlock, clock: StageSeconds, fit: BlockFit | None = None) -> Iterator[Tables]:
+        """The tables of a block, chunk by chunk in ascending token id; `fit` measures the SAEs on it first.
 
         Raises:
             ModelError: an activation or a Jacobian entry is not finite.
@@ -71,6 +72,9 @@ class BlockComputer:
             raise ModelError(
                 f"block {block.block_id}: the model's activations are not finite.", "Set model.dtype to float32."
             )
+        if fit is not None:
+            fit.measure(self.sandwich, x)
+            clock.done("fit")
         wanted = block.token_ids >= 0
         token_ids, vocab_ids = block.token_ids[wanted], block.vocab_ids[wanted]
         for start in range(0, len(token_ids), self.chunk_tokens):

@@ -29,7 +29,7 @@ from jacobian_core.lake.manifest import BlockMarker
 from jacobian_core.lake.publish import BlockWriter
 from jacobian_core.model.activations import block_activations
 from jacobian_core.model.llm import load_language_model
-from jacobian_core.model.quality import Fvu, measure_fvu
+from jacobian_core.model.quality import BlockFit, Fvu, measure_fvu
 from jacobian_core.numerics.sae import fold_sae
 from jacobian_core.numerics.sandwich import Sandwich
 from jacobian_core.work.compute import BlockComputer, StageSeconds
@@ -172,11 +172,11 @@ def compute_and_publish(run: RunRef, block_id: str) -> BlockMarker:
         if marker is None:
             raise
         return marker  # another worker did it a moment ago, and took away what it was made from
-    clock = StageSeconds()
+    clock, fit = StageSeconds(), BlockFit(run.config.quality.block_fvu_tokens)
     with BlockWriter(lake, run.run_id, block_id, run.config.lake) as writer:
         writer.write("documents", block.documents)
-        for tables in worker.computer.compute(block, clock):
+        for tables in worker.computer.compute(block, clock, fit):
             for name, table in tables.items():
                 writer.write(name, table)
             clock.done("write")
-        return writer.publish(clock.seconds)
+        return writer.publish(clock.seconds, fit.figures)

@@ -43,6 +43,26 @@ gathered AS (
             {'measure': 'tokens', 'measured': t.tokens::DOUBLE, 'unit': 'tokens'},
             {'measure': 'FVU of the input SAE', 'measured': r.fvu_in, 'unit': 'share of variance'},
             {'measure': 'FVU of the output SAE', 'measured': r.fvu_out, 'unit': 'share of variance'},
+            {
+                'measure': 'FVU of the input SAE, median block',
+                'measured': r.block_fvu_in,
+                'unit': 'share of variance'
+            },
+            {
+                'measure': 'FVU of the input SAE, worst block',
+                'measured': r.block_fvu_in_max,
+                'unit': 'share of variance'
+            },
+            {
+                'measure': 'FVU of the output SAE, median block',
+                'measured': r.block_fvu_out,
+                'unit': 'share of variance'
+            },
+            {
+                'measure': 'FVU of the output SAE, worst block',
+                'measured': r.block_fvu_out_max,
+                'unit': 'share of variance'
+            },
             {'measure': 'active input latents per token', 'measured': t.in_active, 'unit': 'latents'},
             {'measure': 'active output latents per token', 'measured': t.out_active, 'unit': 'latents'},
             {'measure': 'tokens without an active input latent', 'measured': t.without_in::DOUBLE, 'unit': 'tokens'},

@@ -15,7 +15,14 @@ from jacobian_core.errors import LakeError
 from jacobian_core.lake import files
 from jacobian_core.lake.layout import Lake
 from jacobian_core.lake.parts import PartWriter, PreparedPart
-from jacobian_core.lake.publish import block_totals, merge_totals, publish_block, publish_part, withdraw_block
+from jacobian_core.lake.publish import (
+    BlockNotes,
+    block_totals,
+    merge_totals,
+    publish_block,
+    publish_part,
+    withdraw_block,
+)
 from jacobian_core.lake.runs import begin_run, publish_run, sweep
 from tests.lake.builders import (
     CONFIG,
@@ -108,18 +115,21 @@ def test_a_published_block_is_not_changed_by_another(begun: Lake) -> None:
     before = snapshot(begun.root)
     tables = example_tables(0, 0, tokens=2)
     with pytest.raises(LakeError, match=f"block {BLOCK} is published already, with other tokens"):
-        publish_block(begun, RUN, BLOCK, _prepare(begun, tables), block_totals(tables), {})
+        publish_block(begun, RUN, BLOCK, _prepare(begun, tables), block_totals(tables), BlockNotes())
     assert snapshot(begun.root) == before
     withdraw_block(begun, RUN, BLOCK)
     assert begun.catalogue()[RUN].parts == {}
-    assert publish_block(begun, RUN, BLOCK, _prepare(begun, tables), block_totals(tables), {}).totals["tokens"] == 2
+    assert (
+        publish_block(begun, RUN, BLOCK, _prepare(begun, tables), block_totals(tables), BlockNotes()).totals["tokens"]
+        == 2
+    )
 
 
 def test_the_writer_of_blocks_and_the_steps_by_hand_agree(begun: Lake, tmp_path: Path) -> None:
     other = Lake.create(tmp_path / "other")
     begin_run(other, RUN, IDENTITY, {})
     tables = example_tables()
-    by_hand = publish_block(other, RUN, BLOCK, _prepare(other, tables), block_totals(tables), {})
+    by_hand = publish_block(other, RUN, BLOCK, _prepare(other, tables), block_totals(tables), BlockNotes())
     assert write_block(begun, 0).same_data(by_hand)
 
 
@@ -127,15 +137,15 @@ def test_a_block_needs_all_of_its_tables_and_right_totals(begun: Lake) -> None:
     tables = example_tables()
     totals = block_totals(tables)
     with pytest.raises(LakeError, match=r"none of \['function_shapes'\]"):
-        publish_block(begun, RUN, BLOCK, _prepare(begun, tables)[:-1], totals, {})
+        publish_block(begun, RUN, BLOCK, _prepare(begun, tables)[:-1], totals, BlockNotes())
     with pytest.raises(LakeError, match="total entries_stored is 11, but jacobian_entries has 12 rows"):
-        publish_block(begun, RUN, BLOCK, _prepare(begun, tables), totals | {"entries_stored": 11}, {})
+        publish_block(begun, RUN, BLOCK, _prepare(begun, tables), totals | {"entries_stored": 11}, BlockNotes())
     with pytest.raises(LakeError, match="belongs to another block"):
-        publish_block(begun, RUN, BLOCK, _prepare(begun, tables, "0000-000001"), totals, {})
+        publish_block(begun, RUN, BLOCK, _prepare(begun, tables, "0000-000001"), totals, BlockNotes())
     assert begun.markers(RUN) == []
     withdrawn = [name for name in temporaries(begun.root) if "jacobian_entries" not in name]
     assert len(withdrawn) == 1  # the part that was held back above belongs to the test
-    publish_block(begun, RUN, BLOCK, _prepare(begun, tables), totals, {})
+    publish_block(begun, RUN, BLOCK, _prepare(begun, tables), totals, BlockNotes())
 
 
 def test_a_block_of_a_run_that_was_not_begun_is_refused(lake: Lake) -> None:
@@ -169,9 +179,9 @@ def test_a_worker_that_wakes_after_the_run_was_published_changes_nothing(begun: 
     write_run(begun, blocks=1)
     late_too = _prepare(begun, example_tables(0, 7), "0000-000007")
     before = {path: digest for path, digest in snapshot(begun.root).items() if ".tmp-" not in path}
-    assert publish_block(begun, RUN, BLOCK, late, block_totals(tables), {}).block_id == BLOCK
+    assert publish_block(begun, RUN, BLOCK, late, block_totals(tables), BlockNotes()).block_id == BLOCK
     with pytest.raises(LakeError, match="finished, without a block 0000-000007"):
-        publish_block(begun, RUN, "0000-000007", late_too, block_totals(example_tables(0, 7)), {})
+        publish_block(begun, RUN, "0000-000007", late_too, block_totals(example_tables(0, 7)), BlockNotes())
     assert snapshot(begun.root) == before
 
 

@@ -13,6 +13,7 @@ import pytest
 from jacobian_core.contracts import TABLES
 from jacobian_core.errors import LakeError
 from jacobian_core.lake.layout import Lake
+from jacobian_core.lake.manifest import to_json
 from jacobian_core.lake.runs import begin_run
 from jacobian_core.lake.verify import verify_lake
 from jacobian_core.sql.warehouse import build_warehouse, connect
@@ -37,11 +38,13 @@ def set_version(path: Path, version: object) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | {"schema_version": version}))
 
 
-@pytest.mark.parametrize("version", [0, 2, None, "1"])
+@pytest.mark.parametrize("version", [0, 3, None, "1", True])
 @pytest.mark.parametrize("reader", READERS)
 def test_a_manifest_of_another_version(written: Lake, reader: str, version: object) -> None:
     set_version(written.manifest_path(RUN), version)
-    with pytest.raises(LakeError, match=rf"{RUN}\.json: schema version {version!r}, this program reads version 1"):
+    with pytest.raises(
+        LakeError, match=rf"{RUN}\.json: schema version {version!r}, this program reads versions 1 and 2"
+    ):
         READERS[reader](written)
 
 
@@ -49,10 +52,25 @@ def test_a_run_in_progress_of_another_version(tmp_path: Path) -> None:
     lake = Lake.create(tmp_path / "lake")
     begin_run(lake, RUN, IDENTITY, {})
     write_block(lake, 0)
-    set_version(lake.request_path(RUN), 2)
-    with pytest.raises(LakeError, match=r"request\.json: schema version 2"):
+    set_version(lake.request_path(RUN), 3)
+    with pytest.raises(LakeError, match=r"request\.json: schema version 3"):
         begin_run(lake, RUN, IDENTITY, {})
     assert [finding.severity for finding in verify_lake(lake)] == ["error"]
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_a_lake_of_version_1_is_read(tmp_path: Path, reader: str) -> None:
+    """What version 1 wrote: another number, and blocks without `quality`, which it did not know."""
+    lake = Lake.create(tmp_path / "lake")
+    set_version(lake.description_path, 1)
+    manifest = json.loads(to_json(write_run(lake))) | {"schema_version": 1}
+    for each in manifest["blocks"]:
+        del each["quality"]
+    lake.manifest_path(RUN).write_text(json.dumps(manifest))
+    READERS[reader](Lake.open(lake.root))
+    assert verify_lake(lake) == []
+    with connect(lake) as connection:
+        assert connection.execute("SELECT tokens > 0, block_fvu_in FROM runs").fetchall() == [(True, None)]
 
 
 @pytest.mark.parametrize("version", [2, 0])

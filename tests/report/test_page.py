@@ -10,13 +10,14 @@ import pytest
 
 from jacobian_core.errors import QueryError
 from jacobian_core.lake.layout import Lake
+from jacobian_core.lake.manifest import to_json
 from jacobian_core.page.gather import MOST_RUNS, short_labels, short_paths
 from jacobian_core.page.write import WrittenPage, default_folder, write_page
 from jacobian_core.sql.reports import run_report
 from jacobian_core.sql.warehouse import connect
 from tests.report.conftest import text_of
 from tests.report.lakes import HOSTILE, RUNS, hostile_lake
-from tests.sql.lakes import HAND, HAND_RUN, config_of, tables_of, write_blocks
+from tests.sql.lakes import HAND, HAND_RUN, config_of, hand_lake, tables_of, write_blocks
 
 MAX_BYTES = 3_000_000
 _VOID = {"meta", "br", "hr", "img", "link", "input"}
@@ -161,6 +162,22 @@ def test_page_of_a_run_that_goes_on(tmp_path: Path, blocks: int) -> None:
     assert "still running" in page
     assert "not yet" in page
     assert ('<figure id="histogram-entries">' in page) == (blocks > 0)
+
+
+@pytest.mark.parametrize(
+    ("first", "words"),
+    [([], ["No block, and not the run as a whole, has unusual figures."]),
+     ([{"where": "0000-000007", "measure": "fvu_in", "value": 0.75, "usual": 0.125}],
+      ["Unusual figures, of blocks or of the run as a whole: 1.", "0000-000007", "fvu in", "0.75", "0.125"])],
+)  # fmt: skip
+def test_page_says_what_is_unusual(tmp_path: Path, first: list[dict[str, object]], words: list[str]) -> None:
+    lake = hand_lake(tmp_path / "lake")
+    manifest = lake.manifest(HAND_RUN)
+    assert manifest is not None
+    quality = {**manifest.quality, "drift": {"found": len(first), "first": first}}
+    lake.manifest_path(HAND_RUN).write_bytes(to_json(manifest.model_copy(update={"quality": quality})))
+    texts = Outline(text_of(write_page(lake, [HAND_RUN], tmp_path / "page"))).texts
+    assert [word for word in words if word not in texts] == []
 
 
 def test_known_reports_are_not_run_again(lake: Lake, one: WrittenPage, tmp_path: Path) -> None:
