@@ -1,7 +1,7 @@
 # make run    the main job on the embedded demo: server, flow, lake, reports
 # make sweep  every layer of the demo model, trained and redrawn weights, pair and control: one page
 # make test   the whole test suite          make check  linters and types
-# make serve  server, schedules and workers  make bench  quick benchmarks
+# make serve  server, schedules and workers  make bench  quick benchmarks (make bench-full: all of them)
 # make clean  remove what was made here
 
 PYTHON  ?= python3
@@ -14,7 +14,7 @@ PIP     := $(BIN)/python -m pip --disable-pip-version-check install -q -c constr
 
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: run sweep serve test check bench clean
+.PHONY: run sweep serve test check bench bench-full clean
 
 run: .venv/.runtime
 	$(BIN)/jacobian run --profile $(PROFILE) --lake $(LAKE) $(ARGS)
@@ -35,7 +35,10 @@ check: .venv/.dev
 	$(BIN)/sqlfluff lint -q sql
 
 bench: .venv/.dev
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks $(ARGS)
+
+bench-full: .venv/.dev
+	$(BIN)/python -m benchmarks --full $(ARGS)
 
 clean:
 	-[ -x $(BIN)/jacobian ] && $(BIN)/jacobian server stop --lake $(LAKE)

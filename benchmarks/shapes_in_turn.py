@@ -1,0 +1,16 @@
+"""Benchmark `jacobians`: all methods and the whole run at each shape that was asked for."""
+
+from __future__ import annotations
+
+from benchmarks.suite import Options, Results
+
+_TOKENS = 4_000
+
+
+def measure(options: Options) -> Results:
+    """The figures of each shape, by its name."""
+    from benchmarks.jacobians import measure_shape
+    from benchmarks.shapes import DEMO, PYTHIA_70M
+
+    known = {shape.name: shape for shape in (DEMO, PYTHIA_70M)}
+    return {name: measure_shape(known[name], _TOKENS, options.turns) for name in options.shapes}
