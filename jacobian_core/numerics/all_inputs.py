@@ -18,7 +18,9 @@ from torch import Tensor
 
 from jacobian_core.config import AllInputsConfig, RunConfig
 from jacobian_core.errors import ConfigError
+from jacobian_core.numerics.device import PairTotals
 from jacobian_core.numerics.jacobian import JacobianKernel
+from jacobian_core.numerics.precision import kept, operand
 from jacobian_core.numerics.state import SandwichState
 
 BYTES_PER_PAIR = 3 * 8 + 4 + 4
@@ -115,14 +117,15 @@ class Accumulator:
     """Sums of one tile of output latents. `add` takes chunks in any order; `partial` is what has been added."""
 
     def __init__(self, kernel: JacobianKernel, rows: range) -> None:
-        device, shape = kernel.E.device, (len(rows), kernel.D.shape[0])
-        self._kernel, self._rows, self._units = kernel, rows, units(kernel)
+        device, shape, unit = kernel.E.device, (len(rows), kernel.D.shape[0]), units(kernel)
+        self._kernel, self._rows = kernel, rows
         self._n_out = torch.zeros(len(rows), dtype=torch.int64, device=device)
         self._n_coactive = torch.zeros(shape, dtype=torch.int32, device=device)
-        self._sum = torch.zeros(shape, dtype=torch.int64, device=device)
-        self._sum_abs = torch.zeros(shape, dtype=torch.int64, device=device)
-        self._sum_sq = torch.zeros(shape, dtype=torch.int64, device=device)
-        self._max_abs = torch.zeros(shape, dtype=torch.float32, device=device)
+        total, total_abs, total_sq = (torch.zeros(shape, dtype=torch.int64, device=device) for _ in range(3))
+        max_abs = torch.zeros(shape, dtype=torch.float32, device=device)
+        self._totals = PairTotals(total, total_abs, total_sq, max_abs, unit.value, unit.square)
+        self._sums = None if kernel.device is None else kernel.device.row_sums(self._totals, rows.start)
+        self._directions = operand(kept(kernel.D, kernel.precision), kernel.precision)
         self._tokens = 0
 
     @torch.no_grad()
@@ -136,20 +139,34 @@ class Accumulator:
         row = state.outputs.index[token, slot] - self._rows.start
         self._n_out.index_add_(0, row, torch.ones_like(row))
         slopes = self._kernel.slopes(state)
-        channels = self._kernel.mlp.neurons.channels
-        step = max(1, _ROWS_FLOATS // self._kernel.D.shape[0])
-        for start in range(0, len(row), step):
-            part = slice(start, start + step)
-            rows = self._kernel.rows(state, token[part], row[part] + self._rows.start)
-            self._add_rows(row[part], (rows.repeat(1, channels) * slopes[token[part]]) @ self._kernel.D.T)
+        if self._sums is not None:
+            self._sums.add(slopes, token, row)
+        else:
+            self._add(state, slopes, token, row)
         self._count_coactive(state, token, row)
 
+    def _add(
+        self,
+        state: SandwichState,
+        slopes: Float[Tensor, "tokens d_state"],
+        token: Int64[Tensor, "active"],
+        row: Int64[Tensor, "active"],
+    ) -> None:
+        kernel = self._kernel
+        step = max(1, _ROWS_FLOATS // kernel.D.shape[0])
+        for start in range(0, len(row), step):
+            part = slice(start, start + step)
+            rows = kept(kernel.rows(state, token[part], row[part] + self._rows.start), kernel.precision)
+            read = rows.repeat(1, kernel.mlp.neurons.channels) * slopes[token[part]]
+            self._add_rows(row[part], operand(read, kernel.precision) @ self._directions.T)
+
     def _add_rows(self, row: Int64[Tensor, "active"], J: Float[Tensor, "active n_in"]) -> None:
-        steps = (J.double() * self._units.value).round_().long()
-        self._sum.index_add_(0, row, steps)
-        self._sum_abs.index_add_(0, row, steps.abs_())
-        self._sum_sq.index_add_(0, row, (J.double().square() * self._units.square).round_().long())
-        _keep_largest(self._max_abs, row, J.abs().float())
+        into = self._totals
+        steps = (J.double() * into.value_unit).round_().long()
+        into.sum.index_add_(0, row, steps)
+        into.sum_abs.index_add_(0, row, steps.abs_())
+        into.sum_sq.index_add_(0, row, (J.double().square() * into.square_unit).round_().long())
+        _keep_largest(into.max_abs, row, J.abs().float())
 
     def _count_coactive(
         self, state: SandwichState, token: Int64[Tensor, "active"], row: Int64[Tensor, "active"]
@@ -163,7 +180,10 @@ class Accumulator:
 
         FloatingPointError where a |J| is larger than `bound`, so that the integers may have overflowed.
         """
-        largest = float(self._max_abs.max()) if self._max_abs.numel() else 0.0
+        if self._sums is not None:
+            self._sums.flush()
+        totals = self._totals
+        largest = float(totals.max_abs.max()) if totals.max_abs.numel() else 0.0
         if not largest <= bound(self._kernel):
             raise FloatingPointError(f"|J| = {largest:.3g} is not finite, or too large for scope 'all_inputs'")
         seen = torch.nonzero(self._n_out).flatten()
@@ -172,8 +192,8 @@ class Accumulator:
             return tensor[seen].cpu()
 
         return Partial(
-            (seen + self._rows.start).cpu(), rows(self._n_out), rows(self._n_coactive), rows(self._sum),
-            rows(self._sum_abs), rows(self._sum_sq), rows(self._max_abs),
+            (seen + self._rows.start).cpu(), rows(self._n_out), rows(self._n_coactive), rows(totals.sum),
+            rows(totals.sum_abs), rows(totals.sum_sq), rows(totals.max_abs),
         )  # fmt: skip
 
 

@@ -19,6 +19,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from jacobian_core.model.mlp import Mlp
+from jacobian_core.numerics.device import DeviceProducts
+from jacobian_core.numerics.precision import Precision, kept, operand
 from jacobian_core.numerics.sae import Dictionary
 from jacobian_core.numerics.state import NormState, SandwichState
 
@@ -31,7 +33,7 @@ class JacobianKernel:
     """The two weight products of a run, and the batched products over a token's selected latents.
 
     `readers` is what an output latent reads of the MLP's output before its norm; None where there is no norm.
-    `input_norm` says that the input SAE normalises each token.
+    `input_norm` says that the input SAE normalises each token. `device` has kernels of the device for these products.
     """
 
     E: Float[Tensor, "n_out d_mlp"]
@@ -39,9 +41,13 @@ class JacobianKernel:
     mlp: Mlp
     readers: Float[Tensor, "n_out d_out"] | None = None
     input_norm: bool = False
+    precision: Precision = "float32"
+    device: DeviceProducts | None = None
 
     @classmethod
-    def build(cls, inputs: Dictionary, mlp: Mlp, outputs: Dictionary) -> JacobianKernel:
+    def build(
+        cls, inputs: Dictionary, mlp: Mlp, outputs: Dictionary, precision: Precision = "float32"
+    ) -> JacobianKernel:
         """`D = W_dec_in @ W_in` and `E = (W_out @ W_enc_out).T`, formed in float64 and kept in the MLP's precision.
 
         A norm's gain is part of the encoder here.
@@ -54,15 +60,17 @@ class JacobianKernel:
             readers = W_enc.T.to(dtype).contiguous()
         D = (inputs.W_dec.double() @ mlp.W_in.double()).to(dtype)
         E = (mlp.W_out.double() @ W_enc).T.to(dtype).contiguous()
-        return cls(E=E, D=D, mlp=mlp, readers=readers, input_norm=inputs.norm != "none")
+        return cls(E, D, mlp, readers, inputs.norm != "none", precision)
 
     def first(self, state: SandwichState) -> Float[Tensor, "tokens k_out k_in"]:
         """J of every selected pair; where a latent is clamped, the value is that of the unclamped pre-activation."""
         slopes = self.slopes(state)
+        if self.device is not None:
+            return self.device.first(slopes, state.outputs.index, state.inputs.index)
         result = self._empty(state)
         for part in self._parts(state):
-            moved = self.mlp.neurons.along(slopes[part, None], self.D[state.inputs.index[part]])
-            torch.bmm(self.selected_rows(state, part), moved.transpose(1, 2), out=result[part])
+            moved = self.mlp.neurons.along(slopes[part, None], self._directions(state, part))
+            self._product(state, part, moved, result)
         return result
 
     def second(
@@ -72,10 +80,12 @@ class JacobianKernel:
         curvatures = self.mlp.neurons.curvatures(state.z)
         if state.scale is not None:
             curvatures = curvatures * state.scale.square()
+        if self.device is not None:
+            return self.device.second(curvatures, state.outputs.index, state.inputs.index)
         result = self._empty(state)
         for part in self._parts(state):
-            curved = self.mlp.neurons.curve(curvatures[part, None], self.D[state.inputs.index[part]])
-            torch.bmm(self.selected_rows(state, part), curved.transpose(1, 2), out=result[part])
+            curved = self.mlp.neurons.curve(curvatures[part, None], self._directions(state, part))
+            self._product(state, part, curved, result)
         if state.norm is not None:
             self._add_curvature_of_norm(state, state.norm, self.first(state) if J is None else J, result)
         return result
@@ -106,6 +116,21 @@ class JacobianKernel:
         if self.readers is None:
             raise ValueError("this MLP has no norm behind it")
         return self.readers
+
+    def _directions(self, state: SandwichState, part: slice) -> Float[Tensor, "tokens k_in d_state"]:
+        """A copy of the selected rows of D, as the precision keeps them."""
+        return kept(self.D[state.inputs.index[part]], self.precision)
+
+    def _product(
+        self,
+        state: SandwichState,
+        part: slice,
+        moved: Float[Tensor, "part k_in d_mlp"],
+        result: Float[Tensor, "tokens k_out k_in"],
+    ) -> None:
+        """Read `moved` with the selected output latents of some tokens, into their part of the result."""
+        rows = operand(self.selected_rows(state, part), self.precision)
+        torch.bmm(rows, operand(moved, self.precision).transpose(1, 2), out=result[part])
 
     def _read(
         self, norm: NormState, token: Int64[Tensor, "*#any"], out_latent: Int64[Tensor, "*any"]

@@ -14,6 +14,7 @@ from torch import Tensor
 from jacobian_core.errors import ArtifactError
 from jacobian_core.model.mlp import Mlp
 from jacobian_core.numerics.jacobian import JacobianKernel
+from jacobian_core.numerics.precision import Precision
 from jacobian_core.numerics.sae import Dictionary
 from jacobian_core.numerics.state import NormState, SandwichState
 
@@ -31,7 +32,14 @@ class Sandwich:
     kernel: JacobianKernel
 
     @classmethod
-    def build(cls, inputs: Dictionary, mlp: Mlp, outputs: Dictionary, evaluate_at: EvaluateAt) -> Sandwich:
+    def build(
+        cls,
+        inputs: Dictionary,
+        mlp: Mlp,
+        outputs: Dictionary,
+        evaluate_at: EvaluateAt,
+        precision: Precision = "float32",
+    ) -> Sandwich:
         """The sandwich with its weight products computed once.
 
         Raises ArtifactError for an output SAE with a run-time activation norm: its encoder is not affine.
@@ -41,7 +49,7 @@ class Sandwich:
                 f"the output SAE has normalize_activations = '{outputs.norm}', which is not supported on that side.",
                 "Use an output SAE without run-time normalisation.",
             )
-        return cls(inputs, mlp, outputs, evaluate_at, JacobianKernel.build(inputs, mlp, outputs))
+        return cls(inputs, mlp, outputs, evaluate_at, JacobianKernel.build(inputs, mlp, outputs, precision))
 
     def state(self, x: Float[Tensor, "tokens d_in"]) -> SandwichState:
         """Codes and hidden pre-activations of a chunk of MLP inputs.

@@ -37,7 +37,7 @@ def run_identity(
         "artifact": dict(artifact),
         "model": {**model, **config.model.model_dump(mode="json", exclude={"name", "revision", "layer"})},
         "corpus": corpus,
-        "jacobian": config.jacobian.model_dump(mode="json"),
+        "jacobian": _jacobian(config),
         "interventions": config.interventions.model_dump(mode="json"),
         "all_inputs": config.all_inputs.model_dump(mode="json", exclude={"max_memory_bytes"}),
         # Matrix shapes decide the order of floating-point sums, so the last bits of the data hang on these two.
@@ -46,6 +46,12 @@ def run_identity(
             "chunk_tokens": config.compute.chunk_tokens,
         },
     }
+
+
+def _jacobian(config: RunConfig) -> dict[str, JsonValue]:
+    """The settings of the Jacobian; the usual precision is left out, as runs made before there was another had none."""
+    usual = config.jacobian.precision == "float32"
+    return config.jacobian.model_dump(mode="json", exclude={"precision"} if usual else None)
 
 
 def shard_content(shard: Shard) -> str:

@@ -30,6 +30,7 @@ from jacobian_core.lake.publish import BlockWriter
 from jacobian_core.model.activations import block_activations
 from jacobian_core.model.llm import load_language_model
 from jacobian_core.model.quality import BlockFit, Fvu, measure_fvu
+from jacobian_core.numerics.precision import exact_products
 from jacobian_core.numerics.sae import fold_sae
 from jacobian_core.numerics.sandwich import Sandwich
 from jacobian_core.work.compute import BlockComputer, StageSeconds
@@ -82,6 +83,7 @@ def worker_for(run: RunRef) -> Worker:
 
 def _load(run: RunRef, device: str) -> Worker:
     config = run.config
+    exact_products()
     if config.compute.threads is not None:
         torch.set_num_threads(config.compute.threads)
     folder = Path(run.artifact.folder)
@@ -99,6 +101,7 @@ def _load(run: RunRef, device: str) -> Worker:
         model.mlp,
         fold_sae(pair.output, device, model.dtype),
         config.jacobian.evaluate_at,
+        config.jacobian.precision,
     )
     tokenizer = load_tokenizer(config.model)
     computer = BlockComputer(
