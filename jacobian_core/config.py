@@ -9,7 +9,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 
 class Group(BaseModel):
@@ -18,16 +18,90 @@ class Group(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
 
-class SaeConfig(Group):
-    """Which SAE pair, and where it comes from."""
+class SaePartConfig(Group):
+    """One SAE, or one transcoder, and where it comes from."""
 
-    source: Literal["wandb", "folder", "huggingface"] = Field(description="where the artifact is kept")
-    location: str = Field(
+    source: Literal["release", "wandb", "folder", "huggingface"] = Field(
+        description="'release': one that sae_lens knows by release and id; or where the SAE's folder is kept"
+    )
+    release: str | None = Field(default=None, description="release: its name in sae_lens")
+    id: str | None = Field(default=None, description="release: the SAE's id in it")
+    location: str | None = Field(
+        default=None,
+        min_length=1,
+        description="wandb: entity/project/name:version; folder: a path; huggingface: owner/repository",
+    )
+    revision: str | None = Field(default=None, description="release or huggingface: branch, tag or commit")
+    subfolder: str | None = Field(default=None, description="huggingface or folder: the SAE's folder inside it")
+    loader: str | None = Field(
+        default=None,
+        description="huggingface: sae_lens's loader of the repository's format, such as 'gemma_2'; null: its own",
+    )
+    norm_factor: float | None = Field(
+        default=None,
+        gt=0,
+        allow_inf_nan=False,
+        description="what activations were multiplied by in training, for normalize_activations = "
+        "'expected_average_only_in' where the release does not say; it is folded into the weights",
+    )
+
+    @model_validator(mode="after")
+    def _belongs_together(self) -> SaePartConfig:
+        by_release = self.source == "release"
+        needed = ("release", "id") if by_release else ("location",)
+        allowed: dict[str, tuple[str, ...]] = {
+            "release": ("release", "id", "revision"),
+            "wandb": ("location",),
+            "folder": ("location", "subfolder"),
+            "huggingface": ("location", "revision", "subfolder", "loader"),
+        }
+        for name in needed:
+            if not getattr(self, name):
+                raise ValueError(f"needs {name} with source = '{self.source}'")
+        for name in ("release", "id", "location", "revision", "subfolder", "loader"):
+            if name not in allowed[self.source] and getattr(self, name) is not None:
+                raise ValueError(f"has {name}, which has no meaning with source = '{self.source}'")
+        return self
+
+
+class SaeConfig(Group):
+    """Which SAE pair, and where it comes from: one artifact that holds both, or two SAEs of their own."""
+
+    source: Literal["wandb", "folder", "huggingface"] | None = Field(
+        default=None, description="where an artifact that holds both SAEs is kept"
+    )
+    location: str | None = Field(
+        default=None,
         min_length=1,
         description="wandb: entity/project/name:version; folder: a path; huggingface: owner/repository",
     )
     revision: str | None = Field(default=None, description="huggingface: branch, tag or commit")
     subfolder: str | None = Field(default=None, description="huggingface or folder: the pair's folder inside it")
+    input: SaePartConfig | None = Field(default=None, description="the SAE on the MLP's input, instead of a pair")
+    output: SaePartConfig | None = Field(default=None, description="the SAE on the MLP's output, instead of a pair")
+
+    @model_validator(mode="after")
+    def _one_of_two_forms(self) -> SaeConfig:
+        whole = [name for name in ("source", "location", "revision", "subfolder") if getattr(self, name) is not None]
+        if not self.parts:
+            missing = [name for name in ("source", "location") if name not in whole]
+            if missing:
+                raise ValueError(
+                    f"needs {' and '.join(missing)} of a pair, or the tables sae.input and sae.output of two SAEs"
+                )
+        elif whole:
+            raise ValueError(
+                f"has {', '.join(whole)} of a pair beside {', '.join(self.parts)}: give the one or the other"
+            )
+        elif set(self.parts) != {"in", "out"}:
+            raise ValueError("needs both sae.input and sae.output")
+        return self
+
+    @property
+    def parts(self) -> dict[str, SaePartConfig]:
+        """The SAEs that were named apart, by side; empty where one artifact holds both."""
+        sides = {"in": self.input, "out": self.output}
+        return {side: part for side, part in sides.items() if part is not None}
 
 
 class ModelConfig(Group):

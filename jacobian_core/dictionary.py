@@ -18,6 +18,7 @@ from pydantic.fields import FieldInfo
 from jacobian_core.config import RunConfig
 from jacobian_core.contracts import TABLES, Table
 from jacobian_core.lake import files
+from jacobian_core.profiles import group_of
 from jacobian_core.resources import project_root
 from jacobian_core.sql.run_facts import RUN_FACTS
 from jacobian_core.sql.sql_files import Item, Kind, SqlFile, sql_files
@@ -170,6 +171,11 @@ def _settings(model: type[BaseModel]) -> Iterator[str]:
             yield f"### {name}"
             yield _cell(group.__doc__ or "")
             yield _table_of_fields(group, f"{name}.")
+            parts = [f"{name}.{inner}" for inner, part in group.model_fields.items() if _group(part)]
+            if parts:
+                inner = next(found for part in group.model_fields.values() if (found := _group(part)))
+                yield f"Each of {', '.join(f'`[{part}]`' for part in parts)}: {_cell(inner.__doc__ or '')}"
+                yield _table_of_fields(inner, f"{name}.(...).")
 
 
 def _table_of_fields(model: type[BaseModel], prefix: str) -> str:
@@ -182,8 +188,7 @@ def _table_of_fields(model: type[BaseModel], prefix: str) -> str:
 
 
 def _group(field: FieldInfo) -> type[BaseModel] | None:
-    kind = field.annotation
-    return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+    return group_of(field.annotation)
 
 
 def _type(field: FieldInfo) -> str:

@@ -13,7 +13,7 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import UnionType
+from types import NoneType, UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
@@ -121,7 +121,9 @@ def _apply_override(model: type[BaseModel], data: dict[str, Any], override: str)
         raise ConfigError(f"{where}: there is no setting '{_shown(key)}'.", remedy)
     target = data
     for group in groups:
-        target = target.setdefault(group, {})
+        if target.get(group) is None:
+            target[group] = {}
+        target = target[group]
         if not isinstance(target, dict):
             raise ConfigError(f"{where}: '{group}' of the profile is not a table.")
     target[name] = _literal(text.strip(), _annotation(model, key))
@@ -143,28 +145,32 @@ def _literal(text: str, annotation: Any) -> Any:
 
 def _dotted_keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
     for name, field in model.model_fields.items():
-        group = _group_of(field.annotation)
+        group = group_of(field.annotation)
         if group is None:
             yield prefix + name
         else:
             yield from _dotted_keys(group, f"{prefix}{name}.")
 
 
-def _group_of(annotation: Any) -> type[BaseModel] | None:
+def group_of(annotation: Any) -> type[BaseModel] | None:
+    """The group of settings that a field holds, which may be null; None for a plain field."""
+    if get_origin(annotation) in (Union, UnionType):
+        kinds = [kind for kind in get_args(annotation) if kind is not NoneType]
+        annotation = kinds[0] if len(kinds) == 1 else None
     return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
 
 
 def _annotation(model: type[BaseModel], key: str) -> Any:
     head, _, rest = key.partition(".")
     annotation = model.model_fields[head].annotation
-    group = _group_of(annotation)
+    group = group_of(annotation)
     return _annotation(group, rest) if group is not None and rest else annotation
 
 
 def _unknown_keys(model: type[BaseModel], data: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
     for name, value in data.items():
         field = model.model_fields.get(name)
-        group = _group_of(field.annotation) if field else None
+        group = group_of(field.annotation) if field else None
         if field is None:
             yield prefix + name
         elif group is not None and isinstance(value, Mapping):
@@ -205,8 +211,11 @@ def _summary(path: Path) -> str:
 
 def _absolute_paths(data: dict[str, Any], base: Path) -> None:
     """Make the local paths among the settings absolute, in place."""
-    for group, key in (("sae", "location"), ("corpus", "location"), ("model", "name"), ("lake", "root")):
-        table = data.get(group)
+    sae = data.get("sae")
+    parts = [part for part in sae.values() if isinstance(part, dict)] if isinstance(sae, dict) else []
+    places = [("sae", "location"), ("corpus", "location"), ("model", "name"), ("lake", "root")]
+    tables = [(group, key, data.get(group)) for group, key in places]
+    for group, key, table in [*tables, *(("sae", "location", part) for part in parts)]:
         value = table.get(key) if isinstance(table, dict) else None
         if isinstance(table, dict) and isinstance(value, str) and value and _is_local(group, table, value, base):
             table[key] = str(base / Path(value).expanduser())

@@ -70,13 +70,18 @@ def partial_folder(shelf: Path) -> Iterator[Path]:
         os.close(lock)
 
 
-def publish(download: Path, folder: Path, locator: str, left_out: list[str]) -> Artifact:
+def publish(
+    download: Path, folder: Path, locator: str, left_out: list[str], origin: dict[str, Any] | None = None
+) -> Artifact:
     """Make the complete files in `download` the copy `folder`; `left_out` names the source's files that were not taken.
 
+    `origin` says what the files were made from, where they are not the source's own.
     Where another process published the same locator meanwhile, its copy is used.
     """
     artifact = describe(download, locator)
     record = {"locator": locator, "files": artifact.files, "digest": artifact.digest, "left_out": sorted(left_out)}
+    if origin is not None:
+        record["origin"] = origin
     for name in artifact.files:
         _sync(download / name)
     (download / RECORD_NAME).write_text(json.dumps(record, indent=2, sort_keys=True) + "\n", encoding="utf-8")

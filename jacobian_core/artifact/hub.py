@@ -11,6 +11,7 @@ import hashlib
 import logging
 import os
 import re
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -33,10 +34,7 @@ def fetch_hub(location: str, revision: str | None, subfolder: str | None, cache:
     `revision` is a branch, tag or commit, null for the default branch. Raises ConfigError where a name has another
     form, ArtifactError where the artifact can't be had.
     """
-    if not _LOCATION.fullmatch(location) or ".." in location:
-        raise ConfigError(f"sae.location = {location!r} is not a repository of the hub.", "Write owner/repository.")
-    if revision is not None and (not _REVISION.fullmatch(revision) or ".." in revision):
-        raise ConfigError(f"sae.revision = {revision!r} is not a branch, tag or commit.", "Correct it, or remove it.")
+    _check_names(location, revision)
     inside = PurePosixPath(subfolder or ".").as_posix()
     shelf = (cache / "huggingface").absolute()
     sweep_abandoned(shelf)
@@ -52,6 +50,45 @@ def fetch_hub(location: str, revision: str | None, subfolder: str | None, cache:
     locator = _locator(location, info.sha, tail)
     folder = copy_folder(shelf, locator)
     return read_copy(folder, locator) or _download(info, location, inside, folder, locator)
+
+
+@dataclass(frozen=True)
+class RepositoryAt:
+    """A hub repository at one commit: each of its files with the hub's digest of it."""
+
+    location: str
+    commit: str
+    files: dict[str, Any]
+
+    def names(self) -> set[str]:
+        """The files' names."""
+        return set(self.files)
+
+    def download(self, name: str, partial: Path) -> Path:
+        """Download a file into the partial folder, its digest compared; ArtifactError where it can't be had."""
+        return _download_file(self.files[name], self.location, self.commit, partial)
+
+
+def repository_at(location: str, revision: str | None, shelf: Path) -> RepositoryAt:
+    """The repository at the commit that `revision` stands for now (null: the default branch).
+
+    Raises ConfigError where a name has another form, ArtifactError where the hub does not say.
+    """
+    _check_names(location, revision)
+    info = _repository(location, revision, shelf)
+    return RepositoryAt(location, str(info.sha), {file.rfilename: file for file in info.siblings or ()})
+
+
+def is_commit(revision: str) -> bool:
+    """Whether a revision names a commit, which never moves."""
+    return _COMMIT.fullmatch(revision) is not None
+
+
+def _check_names(location: str, revision: str | None) -> None:
+    if not _LOCATION.fullmatch(location) or ".." in location:
+        raise ConfigError(f"sae.location = {location!r} is not a repository of the hub.", "Write owner/repository.")
+    if revision is not None and (not _REVISION.fullmatch(revision) or ".." in revision):
+        raise ConfigError(f"sae.revision = {revision!r} is not a branch, tag or commit.", "Correct it, or remove it.")
 
 
 def _locator(location: str, commit: str, tail: str) -> str:

@@ -20,7 +20,9 @@ _LAYER = re.compile(r"(?:^|\.)blocks\.(\d+)(?:\.|$)")
 _SUPPORTED = "Supported are TopK SAEs without activation normalisation, as the published pairs are."
 _SUPPORTED_APART = "Supported in the folders in/ and out/ are the sae_lens families standard, topk, jumprelu and gated."
 _NO_NORM: tuple[object, ...] = (None, False, "none")
-_INPUT_NORMS: tuple[object, ...] = ("layer_norm", "constant_norm_rescale")
+_RUN_TIME_NORMS: tuple[object, ...] = ("layer_norm", "constant_norm_rescale")
+FOLDED_NORM = "expected_average_only_in"
+"""The norm that only scales, by one factor for all tokens: it is folded into the weights (sae_lens's word for it)."""
 _log = logging.getLogger(__name__)
 
 
@@ -28,7 +30,7 @@ _log = logging.getLogger(__name__)
 class SaeSettings:
     """What one `cfg.json` says, checked: `raw` as it stands in the file, `sae_lens` as sae_lens wants it.
 
-    `family` is sae_lens's architecture, `norm` its run-time activation norm, `k` is null but for TopK. `width_in` and
+    `family` is sae_lens's architecture, `norm` its activation norm, `k` is null but for TopK. `width_in` and
     `width_sae` are the file's `d_in` and `d_sae`, null where it leaves them to the tensors.
     """
 
@@ -41,6 +43,7 @@ class SaeSettings:
     layer: int
     hook_name: str
     model_name: str | None
+    hf_hook_name: str | None
     context_tokens: int | None
     width_in: int | None
     width_sae: int | None
@@ -54,8 +57,9 @@ def read_sae_settings(path: Path, side: Literal["pair", "in", "out"] = "pair") -
     """
     raw = _read_json(path)
     family = _read_family(path, raw, apart=side != "pair")
-    norm = _field(raw, "normalize_activations")[1]
-    _check_neutral_fields(path, raw, _INPUT_NORMS if side == "in" else ())
+    norm = _read_norm(raw)
+    allowed: tuple[object, ...] = () if side == "pair" else (True, FOLDED_NORM)
+    _check_neutral_fields(path, raw, (*_RUN_TIME_NORMS, *allowed) if side == "in" else allowed)
     k = _read_k(path, raw) if family == "topk" else None
     hook_name, layer = _read_hook(path, raw)
     return SaeSettings(
@@ -63,11 +67,12 @@ def read_sae_settings(path: Path, side: Literal["pair", "in", "out"] = "pair") -
         raw=raw,
         sae_lens=_to_sae_lens(path, raw, family, k),
         family=family,
-        norm=norm if norm in _INPUT_NORMS else "none",
+        norm=norm,
         k=k,
         layer=layer,
         hook_name=hook_name,
         model_name=_read_text(path, raw, "model_name"),
+        hf_hook_name=_read_text(path, raw, "hf_hook_name"),
         context_tokens=_read_count(path, raw, "context_size"),
         width_in=_read_count(path, raw, "d_in"),
         width_sae=_read_count(path, raw, "d_sae"),
@@ -119,6 +124,12 @@ def _read_family(path: Path, raw: dict[str, Any], apart: bool) -> str:
     if architecture != "topk" and activation is None:
         raise ArtifactError(f"{path} names no TopK activation (architecture or activation_fn_str).", remedy)
     return "topk"
+
+
+def _read_norm(raw: dict[str, Any]) -> str:
+    """sae_lens's name of the activation norm; legacy files say true for the one that only scales."""
+    norm = _field(raw, "normalize_activations")[1]
+    return FOLDED_NORM if norm is True else norm if isinstance(norm, str) else "none"
 
 
 def _check_neutral_fields(path: Path, raw: dict[str, Any], norms: tuple[object, ...]) -> None:
@@ -210,10 +221,9 @@ def _to_sae_lens(path: Path, raw: dict[str, Any], family: str, k: int | None) ->
         raise ArtifactError(
             f"{path}: sae_lens can't read it ({error}).", "Compare it with a published cfg.json."
         ) from error
-    norm = _field(raw, "normalize_activations")[1]
     settings.update(
         architecture=family,
-        normalize_activations=norm if norm in _INPUT_NORMS else "none",
+        normalize_activations=_read_norm(raw),
         reshape_activations="none",
         rescale_acts_by_decoder_norm=bool(_field(raw, "rescale_acts_by_decoder_norm")[1]),
     )

@@ -1,8 +1,8 @@
 """An artifact's folder becomes a pair of sae_lens SAEs: one on the MLP's input, one on its output.
 
 Two layouts are read: the published one (a `cfg.json` and a `sae_weights.safetensors` that holds both TopK SAEs, the
-output's tensors ending in `_out`) and two sae_lens folders, `in/` and `out/`, of any supported families. The SAEs are
-built by sae_lens's own loader; what it would accept silently (see `sae_config`) is refused before.
+output's tensors ending in `_out`) and two folders, `in/` and `out/`, of any supported families (`sae_side.py`), which
+are links where the SAEs were named apart. What sae_lens would accept silently (see `sae_config`) is refused before.
 """
 
 from __future__ import annotations
@@ -10,30 +10,22 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-from dataclasses import dataclass
-from importlib.metadata import version
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from jacobian_core.artifact.files import CONFIG_NAME, RECORD_NAME, SPARSITY_NAME, WEIGHTS_NAME
-from jacobian_core.artifact.sae_config import SaeSettings, read_layer, read_sae_settings
-from jacobian_core.artifact.sae_weights import (
-    FAMILY_TENSORS,
-    TENSORS,
-    check_declared_widths,
-    check_shapes,
-    encoder_width,
-    read_tensors,
-    tensor_names,
-)
+from jacobian_core.artifact.parts import PartFacts, read_parts
+from jacobian_core.artifact.sae_config import read_layer
+from jacobian_core.artifact.sae_side import LoadedSide, Side, load_half, load_side, published_names
+from jacobian_core.artifact.sae_weights import encoder_width, tensor_names
 from jacobian_core.errors import ArtifactError
 
 if TYPE_CHECKING:
     from sae_lens import SAE
-    from torch import Tensor
 
 PICKLE_SUFFIXES = (".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt")
-_CALLED = {"topk": "a TopK pair", "standard": "a standard SAE", "jumprelu": "a JumpReLU SAE", "gated": "a gated SAE"}
+SIDES: tuple[Side, Side] = ("in", "out")
 _log = logging.getLogger(__name__)
 
 
@@ -77,11 +69,12 @@ def load_sae_pair(folder: Path, device: str = "cpu") -> SaePair:
 
 @dataclass(frozen=True)
 class PairFacts:
-    """What identifies a pair's place: its layer and the widths of its two SAEs."""
+    """What identifies a pair's place: its layer and the widths of its two SAEs; and its parts, if named apart."""
 
     layer: int
     n_in_latents: int
     n_out_latents: int
+    parts: dict[str, PartFacts] = field(default_factory=dict)
 
 
 def describe_pair(folder: Path) -> PairFacts:
@@ -90,12 +83,19 @@ def describe_pair(folder: Path) -> PairFacts:
     Raises ArtifactError as `load_sae_pair` does for missing or damaged files.
     """
     if (folder / "in").is_dir() and not (folder / CONFIG_NAME).exists():
-        files = [(folder / side / WEIGHTS_NAME, "W_enc") for side in ("in", "out")]
+        files = [(folder / side / WEIGHTS_NAME, _encoder_in(folder / side / WEIGHTS_NAME, side)) for side in SIDES]
         layer = read_layer(folder / "in" / CONFIG_NAME)
     else:
-        files = [(folder / WEIGHTS_NAME, name) for name in ("_W_enc", "_W_enc_out")]
+        files = [(folder / WEIGHTS_NAME, published_names(side)["W_enc"]) for side in SIDES]
         layer = read_layer(folder / CONFIG_NAME)
-    return PairFacts(layer, *(encoder_width(path, name) for path, name in files))
+    n_in, n_out = (encoder_width(path, name) for path, name in files)
+    return PairFacts(layer, n_in, n_out, read_parts(folder))
+
+
+def _encoder_in(path: Path, side: Side) -> str:
+    """The name of a side's encoder in a sae_lens folder, or in a published pair of which it is the half."""
+    half = published_names(side)["W_enc"]
+    return half if half in tensor_names(path) else "W_enc"
 
 
 def check_pair_fits(pair: SaePair, d_model_in: int, d_model_out: int, model_layers: int) -> None:
@@ -142,56 +142,32 @@ def _load_published(folder: Path, device: str) -> SaePair:
     if not path.exists():
         remedy = _pickle_hint(folder) or "The artifact is incomplete; fetch it again."
         raise ArtifactError(f"{path} is missing.", remedy)
-    settings = read_sae_settings(folder / CONFIG_NAME)
-    present = tensor_names(path)
-    if not any(name.endswith("_out") for name in present):
-        raise ArtifactError(
-            f"{path} holds one SAE, not a pair: no tensor ends in _out.",
-            "Use a Jacobian SAE pair, or two SAEs in the folders in/ and out/.",
-        )
-    by_side = {side: {key: f"_{key}{suffix}" for key in TENSORS} for side, suffix in (("in", ""), ("out", "_out"))}
-    _refuse_unknown(path, present - set(by_side["in"].values()) - set(by_side["out"].values()))
-    saes: list[SAE[Any]] = []
-    for side, names in by_side.items():
-        tensors = read_tensors(path, names)
-        check_shapes(path, names, tensors, settings)
-        if side == "in":
-            check_declared_widths(path, names["W_enc"], tensors["W_enc"], settings)
-        hook_name = settings.hook_name if side == "in" else f"blocks.{settings.layer}.hook_mlp_out"
-        saes.append(_build(settings, tensors, device, hook_name))
-    sources = tuple(f"{WEIGHTS_NAME}: {names['W_enc']}" for names in by_side.values())
-    return _pair(folder, saes, settings, sources)
+    return _pair(folder, [load_half(folder, side, device) for side in SIDES], "")
 
 
 def _load_two_folders(folder: Path, device: str) -> SaePair:
-    saes: list[SAE[Any]] = []
-    both: list[SaeSettings] = []
-    sides: tuple[Literal["in", "out"], ...] = ("in", "out")
-    for side in sides:
-        path = folder / side / WEIGHTS_NAME
-        settings = read_sae_settings(folder / side / CONFIG_NAME, side)
-        names = {key: key for key in FAMILY_TENSORS[settings.family]}
-        _refuse_unknown(path, tensor_names(path) - set(names), settings.family)
-        tensors = read_tensors(path, names)
-        check_shapes(path, names, tensors, settings)
-        check_declared_widths(path, "W_enc", tensors["W_enc"], settings)
-        saes.append(_build(settings, tensors, device, settings.hook_name))
-        both.append(settings)
-    if both[0].layer != both[1].layer:
+    """The folders `in/` and `out/`, or what they link to where the SAEs were named apart."""
+    parts = read_parts(folder)
+    factors = {side: parts[side].norm_factor if side in parts else None for side in SIDES}
+    both = [load_side(folder / side, side, device, factors[side]) for side in SIDES]
+    inputs, outputs = (loaded.settings for loaded in both)
+    if inputs.layer != outputs.layer:
         raise ArtifactError(
-            f"{both[0].path} is on layer {both[0].layer}, {both[1].path} on layer {both[1].layer}.",
+            f"{inputs.path} is on layer {inputs.layer}, {outputs.path} on layer {outputs.layer}.",
             "Both SAEs of a pair sit on the same MLP.",
         )
-    return _pair(folder, saes, both[0], (f"in/{WEIGHTS_NAME}: W_enc", f"out/{WEIGHTS_NAME}: W_enc"))
+    return _pair(folder, both, "{side}/")
 
 
-def _pair(folder: Path, saes: list[SAE[Any]], settings: SaeSettings, sources: tuple[str, ...]) -> SaePair:
+def _pair(folder: Path, both: list[LoadedSide], where: str) -> SaePair:
     extra = _extra_safetensors(folder)
     if len(extra) > 1:
         _log.warning("%s: several files beside %s; none is taken for the model's weights", folder, WEIGHTS_NAME)
+    settings = both[0].settings
+    sources = [where.format(side=side) + loaded.source for side, loaded in zip(SIDES, both, strict=True)]
     return SaePair(
-        input=saes[0],
-        output=saes[1],
+        input=both[0].sae,
+        output=both[1].sae,
         layer=settings.layer,
         hook_name=settings.hook_name,
         model_name=settings.model_name,
@@ -201,29 +177,6 @@ def _pair(folder: Path, saes: list[SAE[Any]], settings: SaeSettings, sources: tu
         folder=folder,
         encoder_tensors=(sources[0], sources[1]),
     )
-
-
-def _build(settings: SaeSettings, tensors: dict[str, Tensor], device: str, hook_name: str) -> SAE[Any]:
-    """The SAE as sae_lens's disk loader makes it, fed with the checked settings and tensors."""
-    from sae_lens import SAE
-
-    width, latents = tensors["W_enc"].shape
-    cfg = {**settings.sae_lens, "d_in": width, "d_sae": latents, "device": device, "dtype": "float32"}
-    # The version keeps sae_lens from reading this modern configuration as a legacy one.
-    cfg["metadata"] = {**settings.sae_lens["metadata"], "hook_name": hook_name, "sae_lens_version": version("sae-lens")}
-    moved = {key: tensor.to(device) for key, tensor in tensors.items()}
-    sae: SAE[Any] = SAE.load_from_disk(settings.path.parent, device=device, converter=lambda *_, **__: (cfg, moved))
-    return sae.eval().requires_grad_(False)
-
-
-def _refuse_unknown(path: Path, names: set[str], family: str = "topk") -> None:
-    """An unknown tensor (a threshold, a scaling factor) means mathematics that this loader does not know."""
-    if names:
-        shown = ", ".join(sorted(names)[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
-        raise ArtifactError(
-            f"{path} holds tensors that {_CALLED.get(family, family)} does not have: {shown}.",
-            "Is its cfg.json its own? A language model's weights belong into a .safetensors of their own.",
-        )
 
 
 def _extra_safetensors(folder: Path) -> list[Path]:

@@ -32,6 +32,13 @@ def describe_request(config: RunConfig, artifact: Path, digest: str, shards: Seq
         "files": model_digest(config.model, weights),
         "tokenizer": load_tokenizer(config.model).digest,
     }
-    facts = {"digest": digest, "n_in_latents": pair.n_in_latents, "n_out_latents": pair.n_out_latents}
+    facts: dict[str, Any] = {
+        "digest": digest, "n_in_latents": pair.n_in_latents, "n_out_latents": pair.n_out_latents,
+    }  # fmt: skip
+    if pair.parts:
+        # Where a part is from does not determine the data: two places of one SAE are the same run.
+        facts["parts"] = {
+            side: {"digest": part.digest, "norm_factor": part.norm_factor} for side, part in pair.parts.items()
+        }
     check_settings(config, pair.n_out_latents, pair.n_in_latents)
     return run_identity(config, facts, model, shards), layer

@@ -108,6 +108,22 @@ def _quality(key: str) -> Callable[[RunSnapshot], Any]:
     return lambda run: run.quality.get(key)
 
 
+def _artifact(run: RunSnapshot) -> str | None:
+    """The pair's location, or those of its SAEs where they were named apart."""
+    whole = run.fact("config", "sae", "location")
+    if isinstance(whole, str):
+        return whole
+    sides = {"in": "input", "out": "output"}
+    parts = {side: run.fact("config", "sae", name) for side, name in sides.items()}
+    return "; ".join(f"{side} {_place(part)}" for side, part in parts.items() if isinstance(part, dict)) or None
+
+
+def _place(part: dict[str, Any]) -> str:
+    if part.get("release"):
+        return f"{part['release']}/{part['id']}"
+    return "/".join(str(part[name]) for name in ("location", "subfolder") if part.get(name))
+
+
 def _skipped(run: RunSnapshot) -> int | None:
     skipped = run.fact("corpus", "skipped")
     return sum(skipped.values()) if isinstance(skipped, dict) else None
@@ -126,7 +142,7 @@ RUN_FACTS: tuple[Fact, ...] = (
     Fact("layer", "INTEGER", "", "block of the model whose MLP is analysed", _of("model", "layer")),
     Fact("weights", "VARCHAR", "", "'model', 'artifact' or 'randomised'", _of("config", "model", "weights")),
     Fact("mlp_input", "VARCHAR", "", "'hook_in' or 'normalized'", _of("config", "model", "mlp_input")),
-    Fact("artifact", "VARCHAR", "", "where the SAE pair is from", _of("config", "sae", "location")),
+    Fact("artifact", "VARCHAR", "", "where the SAE pair is from", _artifact),
     Fact("n_in_latents", "BIGINT", "latents", "width of the input SAE", _of("artifact", "n_in_latents")),
     Fact("n_out_latents", "BIGINT", "latents", "width of the output SAE", _of("artifact", "n_out_latents")),
     Fact("fvu_in", "DOUBLE", "", "share of variance the input SAE leaves unexplained", _quality("fvu_in")),

@@ -141,7 +141,7 @@ def test_a_wrong_override_is_named_with_its_remedy(profile: Path, override: str,
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [
-        ('source = "folder"\nlocation = "pair"', 'source = "folder"', "'sae.location' is missing"),
+        ('source = "folder"\nlocation = "pair"', 'source = "folder"', "it needs location of a pair, or the tables"),
         ('name = "gpt2"', 'name = "gpt2"\nlayr = 3', "there is no setting 'model.layr'. Did you mean 'model.layer'?"),
         ('name = "gpt2"', "name = 5", "model.name = 5 is refused: it should be a valid string."),
         ('name = "gpt2"', 'name = "gpt2"\nlayer = "3"', 'model.layer = "3" is refused'),

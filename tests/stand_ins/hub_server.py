@@ -37,7 +37,7 @@ class ModelRepository(Repository):
             "size": len(content),
             "blobId": blob,
         }
-        if path.suffix == ".safetensors":
+        if path.suffix in (".safetensors", ".npz"):
             sibling["lfs"] = {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 130}
         return sibling
 
