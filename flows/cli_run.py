@@ -126,6 +126,7 @@ def plan(
     if json:
         return say_json(found)
     rows = [
+        {"what": "pair", "estimate": found.pair},
         {"what": "tokens", "estimate": f"{found.tokens:,}"},
         {"what": "stored entries", "estimate": short(found.entries)},
         {"what": "on disk", "estimate": short(found.bytes_on_disk, "B")},

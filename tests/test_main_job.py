@@ -28,10 +28,11 @@ class Truth:
         from transformers import AutoModelForCausalLM
 
         from jacobian_core.artifact.sae_pair import load_sae_pair
+        from jacobian_core.pipeline import fetch_artifact
 
         self.module = AutoModelForCausalLM.from_pretrained(config.model.name, dtype=torch.float64)
         self.mlp = self.module.gpt_neox.layers[layer].mlp.requires_grad_(False)
-        pair = load_sae_pair(Path(config.sae.location))
+        pair = load_sae_pair(Path(fetch_artifact(config).folder))
         self.sae_in, self.sae_out = pair.input.double(), pair.output.double()
 
     @torch.no_grad()

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -134,6 +135,8 @@ def _convert(wanted: Wanted, repository: RepositoryAt, folder: Path, locator: st
         files = _Files(wanted, repository, partial)
         sae = _load(wanted, files)
         target = partial / "files"
+        for parameter in sae.parameters():
+            parameter.data = parameter.data.contiguous()  # loaders hand out transposed views, safetensors takes none
         sae.save_model(target)
         path = target / CONFIG_NAME
         path.write_text(json.dumps(_plain_config(json.loads(path.read_text())), indent=2, sort_keys=True) + "\n")
@@ -151,7 +154,8 @@ def _load(wanted: Wanted, files: _Files) -> Any:
     from sae_lens.loading.pretrained_sae_loaders import NAMED_PRETRAINED_SAE_LOADERS
 
     try:
-        with _only_door(files):
+        with _only_door(files), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what is judged here: a factor that is not known, an unnamed release
             return SAE.from_pretrained(
                 wanted.release, wanted.sae_id, converter=NAMED_PRETRAINED_SAE_LOADERS[wanted.loader]
             )

@@ -29,7 +29,7 @@ class Plan:
     """The cost of a run: tokens, stored entries, bytes in the lake, peak memory in bytes, wall seconds.
 
     `accumulator_bytes` is device memory of scope 'all_inputs' (0 for another), on a CPU a part of the peak. `basis`
-    says what was measured.
+    says what was measured, `pair` where the SAEs are from.
     """
 
     tokens: int
@@ -39,6 +39,7 @@ class Plan:
     accumulator_bytes: int
     seconds: float
     basis: str
+    pair: str = ""
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ class _Calibration:
     whole_corpus: bool
     group_seconds: float
     accumulator_bytes: int
+    pair: str
 
 
 def plan_run(config: RunConfig) -> Plan:
@@ -79,7 +81,15 @@ def _calibrate(config: RunConfig) -> _Calibration:
     summary = pipeline.publish_run(run, {})
     publish_seconds = time.perf_counter() - started
     return _Calibration(
-        results, seconds, start_seconds, publish_seconds, summary.bytes, whole, group_seconds, _accumulators(run)
+        results,
+        seconds,
+        start_seconds,
+        publish_seconds,
+        summary.bytes,
+        whole,
+        group_seconds,
+        _accumulators(run),
+        run.artifact.locator,
     )
 
 
@@ -141,6 +151,7 @@ def _extrapolate(config: RunConfig, measured: _Calibration) -> Plan:
         accumulator_bytes=measured.accumulator_bytes,
         seconds=seconds_total,
         basis=f"{len(measured.results)} blocks ({sampled:,} tokens) computed and aggregated here; tokens: {source}",
+        pair=measured.pair,
     )
 
 
