@@ -26,6 +26,7 @@ _hook = install_import_hook(
         "jacobian_core.numerics.function_shapes",
         "jacobian_core.numerics.interventions",
         "jacobian_core.numerics.jacobian",
+        "jacobian_core.numerics.output_norm",
         "jacobian_core.model.forward",
         "jacobian_core.model.llm",
         "jacobian_core.model.mlp",

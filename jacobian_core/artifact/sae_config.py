@@ -53,13 +53,13 @@ def read_sae_settings(path: Path, side: Literal["pair", "in", "out"] = "pair") -
     """Read and judge a `cfg.json`; ArtifactError names the file, the field and what is supported.
 
     `side` is "pair" for a file that speaks for both SAEs, which are TopK then; SAEs apart can be of other families, and
-    the input SAE can normalise its activations at run time.
+    can normalise their activations.
     """
     raw = _read_json(path)
     family = _read_family(path, raw, apart=side != "pair")
     norm = _read_norm(raw)
     allowed: tuple[object, ...] = () if side == "pair" else (True, FOLDED_NORM)
-    _check_neutral_fields(path, raw, (*_RUN_TIME_NORMS, *allowed) if side == "in" else allowed)
+    _check_neutral_fields(path, raw, (*_RUN_TIME_NORMS, *allowed) if allowed else ())
     k = _read_k(path, raw) if family == "topk" else None
     hook_name, layer = _read_hook(path, raw)
     return SaeSettings(

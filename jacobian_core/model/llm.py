@@ -24,7 +24,7 @@ from jacobian_core.errors import ModelError
 from jacobian_core.model.forward import Forward, PlainModule, Probe, checked_forward
 from jacobian_core.model.llm_identity import hub_name, not_found
 from jacobian_core.model.mlp import Mlp
-from jacobian_core.model.mlp_weights import read_mlp
+from jacobian_core.model.mlp_weights import affine_in_front, read_mlp
 
 log = logging.getLogger(__name__)
 
@@ -153,11 +153,8 @@ def load_language_model(
     mlp = read_mlp(bridge, layer).to(device, dtype)
     hook = f"blocks.{layer}.mlp.hook_in"
     if config.mlp_input == "normalized":
-        norm = bridge.blocks[layer].ln2
-        gain = norm.weight.detach().to(device, dtype)
-        bias = getattr(norm, "bias", None)  # an RMSNorm has none
-        shift = torch.zeros_like(gain) if bias is None else bias.detach().to(device, dtype)
-        mlp = mlp.folded(gain, shift)
+        gain, shift = affine_in_front(bridge.blocks[layer], mlp.d_in)
+        mlp = mlp.folded(gain.to(device, dtype), shift.to(device, dtype))
         hook = f"blocks.{layer}.ln2.hook_normalized"
     model = LanguageModel(bridge, layer, mlp, hook, torch.device(device))
     return model if config.mlp_input == "normalized" else model.with_quick_forward(plain)

@@ -17,18 +17,34 @@ from jacobian_core.model.neurons import Neurons
 
 @dataclass(frozen=True)
 class OutputNorm:
-    """An RMSNorm behind the MLP: `y = gain * m / r(m)` with `r = sqrt(mean(m^2) + eps)`."""
+    """A norm behind the MLP: `y = gain * m / r(m)`.
+
+    An RMSNorm has `r = root = sqrt(mean(m^2) + eps)`. Where the norm is the output SAE's `layer_norm` (`unbiased`), `m`
+    is centred already and `r = root + eps` with the unbiased deviation `root = sqrt(sum(m^2) / (d - 1))`. In both, the
+    root changes along `m'` by `m . m' / (count * root)`.
+    """
 
     gain: Float[Tensor, "d_out"]
     eps: float
+    unbiased: bool = False
 
-    def rms(self, m: Float[Tensor, "*tokens d_out"]) -> Float[Tensor, "*tokens 1"]:
+    @property
+    def count(self) -> int:
+        """What the sum of squares is divided by."""
+        return self.gain.shape[0] - self.unbiased
+
+    def root(self, m: Float[Tensor, "*tokens d_out"]) -> Float[Tensor, "*tokens 1"]:
+        """The root of the mean square."""
+        square = m.square().sum(-1, keepdim=True) / self.count
+        return (square if self.unbiased else square + self.eps).sqrt()
+
+    def divisor(self, m: Float[Tensor, "*tokens d_out"]) -> Float[Tensor, "*tokens 1"]:
         """`r(m)`."""
-        return (m.square().mean(-1, keepdim=True) + self.eps).sqrt()
+        return self.root(m) + self.eps if self.unbiased else self.root(m)
 
     def __call__(self, m: Float[Tensor, "*tokens d_out"]) -> Float[Tensor, "*tokens d_out"]:
         """The normalised output."""
-        return self.gain * (m / self.rms(m))
+        return self.gain * (m / self.divisor(m))
 
 
 @dataclass(frozen=True)
@@ -93,6 +109,6 @@ class Mlp:
         def moved(tensor: Tensor) -> Tensor:
             return tensor.to(device=device, dtype=dtype)
 
-        norm = None if self.norm is None else OutputNorm(moved(self.norm.gain), self.norm.eps)
+        norm = None if self.norm is None else replace(self.norm, gain=moved(self.norm.gain))
         weights = (moved(self.W_in), moved(self.b_in), moved(self.W_out), moved(self.b_out))
         return Mlp(*weights, self.neurons, norm)

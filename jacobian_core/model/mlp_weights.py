@@ -53,6 +53,11 @@ def refuse_experts(bridge: Any, layer: int) -> None:
         )
 
 
+def norm_follows(block: Any) -> bool:
+    """Whether the block's only norm of the MLP comes behind it, as in OLMo 2, whose MLP reads the residual stream."""
+    return getattr(getattr(block, "ln2", None), "name", None) == "post_feedforward_layernorm"
+
+
 def _activation(bridge: Any) -> Activation:
     config = bridge.original_model.config
     config = config.get_text_config() if hasattr(config, "get_text_config") else config
@@ -70,18 +75,40 @@ def _bias(bias: Tensor | None, weight: Float[Tensor, "rows columns"]) -> Float[T
 
 
 def _norm_behind(block: Any, W_out: Float[Tensor, "d_mlp d_out"]) -> OutputNorm | None:
-    """The RMSNorm between the MLP and the residual stream (Gemma 2 and 3), None where there is none.
-
-    What the module does to ones tells which way it stores its gain: as it is, or less 1 (Gemma).
-    """
-    module = getattr(block, "ln2_post", None)
+    """The RMSNorm between the MLP and the residual stream (Gemma 2 and 3, OLMo 2), None where there is none."""
+    module = getattr(block, "ln2_post", None) or (block.ln2 if norm_follows(block) else None)
     if module is None:
         return None
-    inner = getattr(module, "original_component", module)
+    inner = _inner(module)
     eps = next((float(getattr(inner, name)) for name in ("eps", "variance_epsilon") if hasattr(inner, name)), None)
     if eps is None:
         raise ModelError("the norm behind the MLP is not an RMSNorm.", "Use a model without one, or with RMSNorm.")
     with torch.no_grad():
-        weight = inner.weight.detach()
-        seen = inner(torch.ones(1, 1, W_out.shape[1], dtype=W_out.dtype, device=W_out.device))[0, 0]
-        return OutputNorm(min(weight, 1 + weight, key=lambda gain: float((gain - seen).abs().max())), eps)
+        return OutputNorm(_rms_gain(inner, W_out.shape[1]), eps)
+
+
+def affine_in_front(block: Any, d_in: int) -> tuple[Float[Tensor, "d_in"], Float[Tensor, "d_in"]]:
+    """Gain and bias of the norm in front of the MLP; ModelError where the MLP reads the residual stream itself."""
+    if norm_follows(block):
+        raise ModelError(
+            "model.mlp_input is 'normalized', but this model has no norm in front of its MLP.",
+            "Set model.mlp_input to 'hook_in'.",
+        )
+    norm = _inner(block.ln2)
+    bias = getattr(norm, "bias", None)
+    with torch.no_grad():
+        if bias is not None:
+            return norm.weight.detach(), bias.detach()
+        gain = _rms_gain(norm, d_in)
+        return gain, torch.zeros_like(gain)
+
+
+def _inner(module: Any) -> Any:
+    return getattr(module, "original_component", module)
+
+
+def _rms_gain(norm: Any, width: int) -> Float[Tensor, "width"]:
+    """An RMSNorm's gain: what it does to ones tells whether it is stored as it is, or less 1 (Gemma)."""
+    weight: Tensor = norm.weight.detach()
+    seen = norm(torch.ones(1, 1, width, dtype=weight.dtype, device=weight.device))[0, 0]
+    return min(weight, 1 + weight, key=lambda gain: float((gain - seen).abs().max()))

@@ -66,7 +66,7 @@ class BlockFit:
         if wanted < min(_FEWEST_TOKENS, self.limit or 1):
             return
         sample = x[torch.arange(wanted, device=x.device) * x.shape[0] // wanted]
-        fvu = measure_fvu(sandwich.inputs, sandwich.mlp, sandwich.outputs, sample)
+        fvu = measure_fvu(sandwich.inputs, *sandwich.true_output, sample)
         if math.isfinite(fvu.fvu_in) and math.isfinite(fvu.fvu_out):
             self.figures = {"fvu_in": fvu.fvu_in, "fvu_out": fvu.fvu_out, "fvu_tokens": fvu.tokens}
 

@@ -137,7 +137,7 @@ def _pre_change(
     else:
         W_out, b_out = mlp.W_out.double(), mlp.b_out.double()
         m, m_after = before @ W_out + b_out, after @ W_out + b_out
-        readers, change = kernel.norm_readers(), m_after / mlp.norm.rms(m_after) - m / mlp.norm.rms(m)
+        readers, change = kernel.norm_readers(), m_after / mlp.norm.divisor(m_after) - m / mlp.norm.divisor(m)
     result = change.new_empty(len(variant))
     for start in range(0, len(variant), _ROWS_AT_ONCE):
         rows = slice(start, start + _ROWS_AT_ONCE)

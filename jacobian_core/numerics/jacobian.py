@@ -1,9 +1,10 @@
 """The Jacobian between active latents in closed form (DESIGN section 3).
 
 `J[i, j] = rows_i . h'_j`, where `h'_j` is how the hidden neurons change along input latent j (`neurons.py`) and
-`rows_i` how output latent i reads them: `E_i`, or behind an RMSNorm, with `q_i` what i reads of the output before it,
+`rows_i` how output latent i reads them: `E_i`, or behind a norm `m / r(m)` of the output `m`, with `q_i` what i reads
+of `m` (for an RMSNorm `root = r` and `count = d`; see `OutputNorm`),
 
-    rows_i = E_i / r - q_i (W_out m) / (d r^3)
+    rows_i = E_i / r - q_i (W_out m) / (count root r^2)
 
 One batched product over a whole chunk would stream gathered operands of `tokens * (k_in + k_out) * d_mlp` floats
 through memory; sub-batches whose operands stay in the cache are about five times faster on a CPU (`benchmarks/`). The
@@ -107,15 +108,20 @@ class JacobianKernel:
         rows = self.E[out_latent]
         if state.norm is None:
             return rows
-        r = state.norm.r[token]
+        r, root = state.norm.r[token], state.norm.root[token]
         q = self._read(state.norm, token, out_latent)[..., None]
-        return rows / r - state.norm.pulled[token] * (q / (self.mlp.d_out * r**3))
+        return rows / r - state.norm.pulled[token] * (q / (self._norm_count() * root * r**2))
 
     def norm_readers(self) -> Float[Tensor, "n_out d_out"]:
         """What output latents read of the MLP's output before its norm; ValueError where there is no norm."""
         if self.readers is None:
             raise ValueError("this MLP has no norm behind it")
         return self.readers
+
+    def _norm_count(self) -> int:
+        if self.mlp.norm is None:
+            raise ValueError("this MLP has no norm behind it")
+        return self.mlp.norm.count
 
     def _directions(self, state: SandwichState, part: slice) -> Float[Tensor, "tokens k_in d_state"]:
         """A copy of the selected rows of D, as the precision keeps them."""
@@ -145,20 +151,21 @@ class JacobianKernel:
         J: Float[Tensor, "tokens k_out k_in"],
         K: Float[Tensor, "tokens k_out k_in"],
     ) -> None:
-        """What the norm's own curvature adds: `-2 J r'/r + q (r'^2 - |m'|^2/d) / r^3`.
+        """What the norm's own curvature adds: `-2 J r'/r + q (r'^2 - |m'|^2 / count) / (root r^2)`.
 
-        With `m'_j = h'_j W_out` and `r'_j = m . m'_j / (d r)`; from the second derivative of `m / r(m)` along `m'`.
+        With `m'_j = h'_j W_out` and `r'_j = m . m'_j / (count root)`; from the second derivative of `m / r(m)` along
+        `m'`. For an RMSNorm the root is `r` itself.
         """
         slopes = self.slopes(state)
         for part in self._parts(state):
             moved = self.mlp.neurons.along(slopes[part, None], self.D[state.inputs.index[part]])
             change = moved @ self.mlp.W_out
-            r = norm.r[part, None]
-            turn = (moved @ norm.pulled[part, :, None]).transpose(1, 2) / (self.mlp.d_out * r)
-            spread = change.square().sum(-1)[:, None] / self.mlp.d_out
+            r, root = norm.r[part, None], norm.root[part, None]
+            turn = (moved @ norm.pulled[part, :, None]).transpose(1, 2) / (self._norm_count() * root)
+            spread = change.square().sum(-1)[:, None] / self._norm_count()
             tokens = torch.arange(*part.indices(len(state.z)), device=state.z.device)
             q = self._read(norm, tokens[:, None], state.outputs.index[part])[..., None]
-            K[part] += q * (turn.square() - spread) / r**3 - 2 * J[part] * turn / r
+            K[part] += q * (turn.square() - spread) / (root * r**2) - 2 * J[part] * turn / r
 
     def _empty(self, state: SandwichState) -> Float[Tensor, "tokens k_out k_in"]:
         tokens, k_out = state.outputs.index.shape

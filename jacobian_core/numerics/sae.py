@@ -25,7 +25,7 @@ from jacobian_core.errors import ArtifactError
 from jacobian_core.numerics.codes import Codes, Selection, Threshold, TopK
 
 InputNorm = Literal["none", "layer_norm", "constant_norm_rescale"]
-_LAYER_NORM_EPS = 1e-5
+LAYER_NORM_EPS = 1e-5
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Dictionary:
         shift = x.mean(dim=-1, keepdim=True)
         centred = x - shift
         scale = centred.std(dim=-1, keepdim=True)
-        return centred / (scale + _LAYER_NORM_EPS), TokenNorm(scale, shift)
+        return centred / (scale + LAYER_NORM_EPS), TokenNorm(scale, shift)
 
     def decode(self, codes: Codes, norm: TokenNorm | None = None) -> Float[Tensor, "tokens d"]:
         """The reconstruction from codes."""

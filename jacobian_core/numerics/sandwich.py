@@ -11,9 +11,9 @@ from typing import Literal
 from jaxtyping import Float
 from torch import Tensor
 
-from jacobian_core.errors import ArtifactError
 from jacobian_core.model.mlp import Mlp
 from jacobian_core.numerics.jacobian import JacobianKernel
+from jacobian_core.numerics.output_norm import move_norm
 from jacobian_core.numerics.precision import Precision
 from jacobian_core.numerics.sae import Dictionary
 from jacobian_core.numerics.state import NormState, SandwichState
@@ -23,13 +23,23 @@ EvaluateAt = Literal["reconstruction", "activation"]
 
 @dataclass(frozen=True)
 class Sandwich:
-    """Input SAE, MLP and output SAE, with the products of their weights."""
+    """Input SAE, MLP and output SAE, with the products of their weights.
+
+    Where the output SAE normalises, its norm stands behind `mlp` instead (`output_norm.py`), and `apart` keeps the
+    MLP and that SAE as they are.
+    """
 
     inputs: Dictionary
     mlp: Mlp
     outputs: Dictionary
     evaluate_at: EvaluateAt
     kernel: JacobianKernel
+    apart: tuple[Mlp, Dictionary] | None = None
+
+    @property
+    def true_output(self) -> tuple[Mlp, Dictionary]:
+        """The model's MLP and the output SAE that reads its output."""
+        return self.apart or (self.mlp, self.outputs)
 
     @classmethod
     def build(
@@ -42,14 +52,12 @@ class Sandwich:
     ) -> Sandwich:
         """The sandwich with its weight products computed once.
 
-        Raises ArtifactError for an output SAE with a run-time activation norm: its encoder is not affine.
+        Raises ArtifactError for an output SAE whose norm can't stand behind this MLP.
         """
-        if outputs.norm != "none":
-            raise ArtifactError(
-                f"the output SAE has normalize_activations = '{outputs.norm}', which is not supported on that side.",
-                "Use an output SAE without run-time normalisation.",
-            )
-        return cls(inputs, mlp, outputs, evaluate_at, JacobianKernel.build(inputs, mlp, outputs, precision))
+        apart = None if outputs.norm == "none" else (mlp, outputs)
+        mlp, outputs = move_norm(mlp, outputs)
+        kernel = JacobianKernel.build(inputs, mlp, outputs, precision)
+        return cls(inputs, mlp, outputs, evaluate_at, kernel, apart)
 
     def state(self, x: Float[Tensor, "tokens d_in"]) -> SandwichState:
         """Codes and hidden pre-activations of a chunk of MLP inputs.
@@ -65,5 +73,5 @@ class Sandwich:
         if self.mlp.norm is None:
             return SandwichState(in_codes, self.outputs.encode(self.mlp.output(z)), z, scale)
         m = self.mlp.before_norm(z)
-        norm = NormState(m, self.mlp.norm.rms(m), m @ self.mlp.W_out.T)
+        norm = NormState(m, self.mlp.norm.divisor(m), m @ self.mlp.W_out.T, self.mlp.norm.root(m))
         return SandwichState(in_codes, self.outputs.encode(self.mlp.norm(m)), z, scale, norm)

@@ -14,12 +14,14 @@ from jacobian_core.numerics.codes import Codes
 class NormState:
     """What a norm behind the MLP does at each token, for `y = gain * m / r(m)`.
 
-    `r` is the norm's divisor, `pulled = m W_out^T` reads how a change of the neurons changes `|m|^2 / 2`.
+    `r` is the norm's divisor, `root` its root of the mean square (`OutputNorm`), and `pulled = m W_out^T` reads how a
+    change of the neurons changes `|m|^2 / 2`.
     """
 
     m: Float[Tensor, "tokens d_out"]
     r: Float[Tensor, "tokens 1"]
     pulled: Float[Tensor, "tokens d_mlp"]
+    root: Float[Tensor, "tokens 1"]
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ class SandwichState:
         def codes(whole: Codes) -> Codes:
             return Codes(whole.index[part], whole.value[part], whole.margin[part])
 
-        norm = self.norm and NormState(self.norm.m[part], self.norm.r[part], self.norm.pulled[part])
+        whole = self.norm
+        norm = whole and NormState(whole.m[part], whole.r[part], whole.pulled[part], whole.root[part])
         scale = None if self.scale is None else self.scale[part]
         return SandwichState(codes(self.inputs), codes(self.outputs), self.z[part], scale, norm)

@@ -137,7 +137,7 @@ def measure_quality(run: RunRef) -> tuple[Fvu, float]:
         raise CorpusError("the corpus has no document that can be analysed.", "Check corpus.location and its shards.")
     mlp_error = computer.model.prove_mlp(proof)
     sandwich = computer.sandwich
-    return measure_fvu(sandwich.inputs, sandwich.mlp, sandwich.outputs, torch.cat(taken)), mlp_error
+    return measure_fvu(sandwich.inputs, *sandwich.true_output, torch.cat(taken)), mlp_error
 
 
 def _first_blocks(run: RunRef, tokenizer: Tokenizer, tokens: int) -> list[TokenBlock]:

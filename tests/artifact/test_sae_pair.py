@@ -364,13 +364,19 @@ def test_two_folders_of_different_families(tmp_path: Path, family: str) -> None:
     assert (describe_pair(tmp_path).n_in_latents, describe_pair(tmp_path).n_out_latents) == (17, 23)
 
 
-def test_an_input_sae_apart_may_normalise_and_an_output_sae_not(tmp_path: Path) -> None:
+def test_saes_apart_may_normalise(tmp_path: Path) -> None:
     saved = save_apart(tmp_path, ("standard", "topk"), normalize_activations="layer_norm")
     x = torch.randn(9, saved[0].cfg.d_in, generator=torch.Generator().manual_seed(0))
     assert torch.equal(load_sae_pair(tmp_path).input.encode(x), saved[0].encode(x))
     path = tmp_path / "out" / "cfg.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"normalize_activations": "layer_norm"}))
-    with pytest.raises(ArtifactError, match=r'out/cfg.json: normalize_activations = "layer_norm"'):
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps(config | {"normalize_activations": "layer_norm"}))
+    assert load_sae_pair(tmp_path).output.cfg.normalize_activations == "layer_norm"
+    path.write_text(json.dumps(config | {"normalize_activations": "covariance_whitening"}))
+    with pytest.raises(ArtifactError, match=r'out/cfg.json: normalize_activations = "covariance_whitening"'):
+        load_sae_pair(tmp_path)
+    path.write_text(json.dumps(config | {"normalize_activations": True}))
+    with pytest.raises(ArtifactError, match="by which factor is not known"):
         load_sae_pair(tmp_path)
 
 

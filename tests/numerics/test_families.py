@@ -16,10 +16,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from jacobian_core.config import ModelConfig
 from jacobian_core.errors import ArtifactError, ModelError
+from jacobian_core.model.llm import load_language_model
 from jacobian_core.model.mlp import Mlp
 from jacobian_core.model.mlp_weights import read_mlp
 from jacobian_core.model.neurons import GatedNeurons
+from jacobian_core.model.quality import measure_fvu
 from jacobian_core.numerics import reference
 from jacobian_core.numerics.all_inputs import Accumulator, merge, units
 from jacobian_core.numerics.codes import Threshold
@@ -30,7 +33,20 @@ from jacobian_core.numerics.sandwich import EvaluateAt, Sandwich
 from jacobian_core.numerics.strata import all_pairs
 
 WIDTH, HIDDEN, TOKENS = 12, 20, 3
-KINDS = ["gpt_neox", "gpt2", "opt-like relu", "relu2", "llama", "qwen2", "gemma", "gemma2", "gemma3_text"]
+KINDS = [
+    "gpt_neox",
+    "gpt2",
+    "opt-like relu",
+    "relu2",
+    "llama",
+    "qwen2",
+    "qwen3",
+    "gemma",
+    "gemma2",
+    "gemma3_text",
+    "olmo2",
+    "relu gated",
+]
 FAMILIES = ["standard", "topk", "jumprelu", "gated"]
 
 
@@ -49,6 +65,9 @@ def _config(kind: str) -> Any:
         "relu2": lambda: hf.GPTNeoXConfig(**sizes, hidden_act="relu2"),
         "llama": lambda: hf.LlamaConfig(**grouped, mlp_bias=True),
         "qwen2": lambda: hf.Qwen2Config(**sizes, num_key_value_heads=1),
+        "qwen3": lambda: hf.Qwen3Config(**grouped),
+        "olmo2": lambda: hf.Olmo2Config(**sizes, num_key_value_heads=1),
+        "relu gated": lambda: hf.LlamaConfig(**grouped, hidden_act="relu2"),
         "gemma": lambda: hf.GemmaConfig(**grouped),
         "gemma2": lambda: hf.Gemma2Config(**grouped),
         "gemma3_text": lambda: hf.Gemma3TextConfig(**grouped),
@@ -62,6 +81,7 @@ def _config(kind: str) -> Any:
             max_position_embeddings=32,
         ),
         "mixtral": lambda: hf.MixtralConfig(**grouped, num_local_experts=2),
+        "gpt_oss": lambda: hf.GptOssConfig(**grouped, num_local_experts=2),
         "qwen2_moe": lambda: hf.Qwen2MoeConfig(**sizes, num_key_value_heads=1, num_experts=2, moe_intermediate_size=8),
     }
     return makers[kind]()
@@ -109,7 +129,12 @@ def block(request: pytest.FixtureRequest, tmp_path: Path) -> Block:
 
         def module(x: Tensor) -> Tensor:
             # Gemma's norm casts to float32 in its forward; its two parts in float64 are the same function.
-            return layer.mlp(x) if norm is None else norm._norm(layer.mlp(x)) * (1 + norm.weight)
+            if norm is None:
+                return layer.mlp(x)
+            y = layer.mlp(x)
+            if hasattr(norm, "_norm"):
+                return norm._norm(y) * (1 + norm.weight)
+            return norm.weight * (y * torch.rsqrt(y.square().mean(-1, keepdim=True) + norm.variance_epsilon))
 
         _blocks[kind] = Block(module, read_mlp(bridge, 1).to("cpu", torch.float64))
     return _blocks[kind]
@@ -221,6 +246,16 @@ def test_every_mlp_with_every_family(block: Block, family: str) -> None:
         assert check(block, inputs, outputs, at, sandwich, 1e-10) > 20
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("block", KINDS, indirect=True)
+@pytest.mark.parametrize("output_family", FAMILIES)
+@pytest.mark.parametrize("input_family", FAMILIES)
+def test_the_whole_product(block: Block, input_family: str, output_family: str) -> None:
+    inputs, outputs = make_sae(input_family, 8), make_sae(output_family, 9, latents=23)
+    for at in ("reconstruction", "activation"):
+        check(block, inputs, outputs, at, sandwich_of(block, inputs, outputs, at), 1e-10)
+
+
 @pytest.mark.parametrize("block", ["gpt_neox", "llama", "gemma2"], indirect=True)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_float32_within_its_tolerance(block: Block, family: str) -> None:
@@ -282,6 +317,16 @@ class TestTheComparisonNotices:
             check(block, inputs, outputs, "reconstruction", wrong, 1e-5)
 
     @pytest.mark.parametrize("block", ["gpt_neox"], indirect=True)
+    def test_another_deviation_of_the_output(self, block: Block) -> None:
+        inputs, outputs = make_sae("standard", 1), make_sae("topk", 2, normalize_activations="layer_norm")
+        right = sandwich_of(block, inputs, outputs)
+        assert right.mlp.norm is not None
+        mlp = replace(right.mlp, norm=replace(right.mlp.norm, unbiased=False))
+        wrong = replace(right, mlp=mlp, kernel=replace(right.kernel, mlp=mlp))
+        with pytest.raises(AssertionError):
+            check(block, inputs, outputs, "reconstruction", wrong, 1e-5)
+
+    @pytest.mark.parametrize("block", ["gpt_neox"], indirect=True)
     def test_threshold_ignored(self, block: Block) -> None:
         inputs, outputs = make_sae("standard", 1), make_sae("jumprelu", 2)
         right = sandwich_of(block, inputs, outputs)
@@ -301,13 +346,96 @@ class TestTheComparisonNotices:
             check(block, inputs, outputs, "reconstruction", wrong, 1e-5)
 
 
-@pytest.mark.parametrize("kind", ["mixtral", "qwen2_moe"])
+@pytest.mark.parametrize("kind", ["mixtral", "qwen2_moe", "gpt_oss"])
 def test_a_mixture_of_experts_is_refused_by_name(kind: str, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=f"mixture of experts \\({kind}\\)"):
         read_mlp(bridge_of(kind, tmp_path), 1)
 
 
+@pytest.mark.parametrize("block", ["gpt_neox", "llama"], indirect=True)
+@pytest.mark.parametrize("norm", ["layer_norm", "constant_norm_rescale"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_output_sae_that_normalises(block: Block, norm: str, family: str) -> None:
+    inputs, outputs = make_sae("jumprelu", 1), make_sae(family, 2, latents=23, normalize_activations=norm)
+    for at in ("reconstruction", "activation"):
+        assert check(block, inputs, outputs, at, sandwich_of(block, inputs, outputs, at), 1e-10) > 20
+
+
+@pytest.mark.parametrize("block", ["gemma2"], indirect=True)
+def test_an_output_sae_that_normalises_behind_a_norm(block: Block) -> None:
+    """A rescaled norm sees nothing of the length in front of it; a centred one does, and is refused by name."""
+    inputs = make_sae("jumprelu", 1)
+    rescaled = make_sae("topk", 2, latents=23, normalize_activations="constant_norm_rescale")
+    check(block, inputs, rescaled, "reconstruction", sandwich_of(block, inputs, rescaled), 1e-10)
+    with pytest.raises(ArtifactError, match="'layer_norm', and this model's MLP has a norm of its own"):
+        sandwich_of(block, inputs, make_sae("topk", 2, normalize_activations="layer_norm"))
+
+
 @pytest.mark.parametrize("block", ["gpt_neox"], indirect=True)
-def test_an_output_sae_that_normalises_is_refused_by_name(block: Block) -> None:
-    with pytest.raises(ArtifactError, match="normalize_activations = 'layer_norm'"):
-        sandwich_of(block, make_sae("topk", 1), make_sae("standard", 2, normalize_activations="layer_norm"))
+def test_both_sides_may_normalise(block: Block) -> None:
+    inputs = make_sae("standard", 5, normalize_activations="layer_norm")
+    outputs = make_sae("gated", 2, latents=23, normalize_activations="layer_norm")
+    check(block, inputs, outputs, "reconstruction", sandwich_of(block, inputs, outputs), 1e-10)
+
+
+@pytest.mark.parametrize("block", ["gpt_neox"], indirect=True)
+@pytest.mark.parametrize("norm", ["layer_norm", "constant_norm_rescale"])
+def test_fvu_is_that_of_the_sae_as_it_is(block: Block, norm: str) -> None:
+    """Where the norm was moved behind the MLP, the fit is still measured on what the model's MLP gives."""
+    inputs, outputs = make_sae("standard", 1), make_sae("standard", 2, normalize_activations=norm)
+    sandwich = sandwich_of(block, inputs, outputs)
+    x = tokens()
+    y = block.module(x).detach()
+    expected = (y - outputs(y).detach()).square().sum() / (y - y.mean(0)).square().sum()
+    found = measure_fvu(sandwich.inputs, *sandwich.true_output, x).fvu_out
+    assert found == pytest.approx(float(expected), rel=1e-9)
+    assert found != pytest.approx(measure_fvu(sandwich.inputs, sandwich.mlp, sandwich.outputs, x).fvu_out, rel=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["batchtopk", "matryoshka_batchtopk"])
+@pytest.mark.parametrize("block", ["llama"], indirect=True)
+def test_batch_topk_and_matryoshka_work_as_what_they_are_saved_as(block: Block, kind: str, tmp_path: Path) -> None:
+    """sae_lens saves both as JumpReLU, with the threshold that training settled on for every latent."""
+    saved = save_batch_topk(kind, tmp_path)
+    assert saved.cfg.architecture() == "jumprelu"
+    for inputs, outputs in ((saved, make_sae("topk", 2, latents=23)), (make_sae("topk", 1), saved)):
+        assert check(block, inputs, outputs, "reconstruction", sandwich_of(block, inputs, outputs), 1e-10) > 10
+
+
+def save_batch_topk(kind: str, folder: Path) -> Any:
+    """A training SAE of sae_lens saved for inference by its own method, and loaded again."""
+    from sae_lens import SAE, BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig
+    from sae_lens.saes.matryoshka_batchtopk_sae import (
+        MatryoshkaBatchTopKTrainingSAE,
+        MatryoshkaBatchTopKTrainingSAEConfig,
+    )
+
+    settings: dict[str, Any] = {"d_in": WIDTH, "d_sae": 17, "k": 4, "dtype": "float64", "apply_b_dec_to_input": False}
+    if kind == "batchtopk":
+        sae: Any = BatchTopKTrainingSAE(BatchTopKTrainingSAEConfig(**settings))
+    else:
+        sae = MatryoshkaBatchTopKTrainingSAE(
+            MatryoshkaBatchTopKTrainingSAEConfig(**settings, matryoshka_widths=[5, 17])
+        )
+    torch.manual_seed(3)
+    with torch.no_grad():
+        for parameter in sae.parameters():
+            parameter.normal_(0, 0.4)
+        sae.topk_threshold.fill_(0.35)
+    sae.save_inference_model(folder)
+    return SAE.load_from_disk(folder).eval()
+
+
+@pytest.mark.parametrize("kind", ["gemma2", "llama", "gpt2"])
+def test_the_pre_affine_convention(kind: str, tmp_path: Path) -> None:
+    """`mlp_input = "normalized"` folds in the gain, stored as it is or (Gemma) less 1; the proof notices another."""
+    bridge_of(kind, tmp_path)
+    config = ModelConfig(name=str(tmp_path), mlp_input="normalized")
+    assert load_language_model(config, 1).prove_mlp(torch.arange(12)[None] % 40) < 1e-5
+
+
+def test_a_norm_that_follows_is_not_in_front(tmp_path: Path) -> None:
+    bridge_of("olmo2", tmp_path)
+    load_language_model(ModelConfig(name=str(tmp_path)), 1).prove_mlp(torch.arange(12)[None] % 40)
+    with pytest.raises(ModelError, match="no norm in front of its MLP"):
+        load_language_model(ModelConfig(name=str(tmp_path), mlp_input="normalized"), 1)
