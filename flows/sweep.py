@@ -80,7 +80,7 @@ def was_interrupted(error: Exception) -> bool:
 
 def _run(lake: Lake, record: SweepRecord, cell: Cell, meter: Meter) -> tuple[str | None, str]:
     """The digest of the cell's training, where it has one, and the id of its finished run."""
-    from jacobian_core.pipeline import cache_folder
+    from jacobian_core.resources import cache_folder
     from jacobian_core.sweep.record import done_before
     from jacobian_core.sweep.trained import place_of
 

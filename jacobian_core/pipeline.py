@@ -16,6 +16,7 @@ from jacobian_core.corpus.listing import Shard
 from jacobian_core.corpus.tokens import Cursor
 from jacobian_core.errors import LakeError
 from jacobian_core.lake.layout import Lake
+from jacobian_core.resources import cache_folder
 
 if TYPE_CHECKING:
     from jacobian_core.request.plan import Plan
@@ -119,13 +120,6 @@ class RunInfo:
     bytes: int
     blocks: int
     created_utc: str | None
-
-
-def cache_folder() -> Path:
-    """Where downloads are kept: `$JACOBIAN_FLOWS_CACHE`, or the user's cache folder."""
-    configured = os.environ.get("JACOBIAN_FLOWS_CACHE")
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(configured) if configured else Path(home) / "jacobian-flows"
 
 
 def fetch_artifact(config: RunConfig) -> ArtifactRef:

@@ -1,7 +1,8 @@
-"""Where the project's own files are: SQL, profiles and the demo, in a checkout or in an installed wheel."""
+"""Where the project's own files are (SQL, profiles, demo, pairs), in a checkout or a wheel; and where downloads are kept."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 _BUNDLED = Path(__file__).parent / "_bundled"
@@ -16,3 +17,10 @@ def project_root() -> Path:
 def project_path(relative: str) -> Path:
     """A file or folder of the project by its path in the repository, such as `sql/reports`."""
     return project_root() / relative
+
+
+def cache_folder() -> Path:
+    """Where downloads are kept: `$JACOBIAN_FLOWS_CACHE`, or the user's cache folder."""
+    configured = os.environ.get("JACOBIAN_FLOWS_CACHE")
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(configured) if configured else Path(home) / "jacobian-flows"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from jacobian_core.config import ModelConfig
 from jacobian_core.errors import ModelError
+from jacobian_core.model.packaged import on_disk
 
 
 def model_digest(config: ModelConfig, artifact_weights: Path | None = None) -> dict[str, str]:
@@ -50,9 +51,10 @@ def hub_name(name: str) -> str:
 def pinned(config: ModelConfig) -> ModelConfig:
     """The same model with the hub's commit as its revision, so that every worker loads the same weights.
 
-    A local folder stays as it is. Raises ModelError where the hub does not know the model or can't be reached and the
-    model is not in the local cache.
+    A local folder stays as it is, and a packaged model becomes one. Raises ModelError where the hub does not know the
+    model or can't be reached and the model is not in the local cache.
     """
+    config = on_disk(config)
     if Path(config.name).is_dir():
         return config
     return config.model_copy(update={"revision": _hub_commit(config)})

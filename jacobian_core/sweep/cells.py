@@ -125,8 +125,9 @@ def _training(sweep: SweepConfig, place: _Place, base: Path, config: RunConfig) 
     for key in ("training_shards", "held_out_shards"):
         if isinstance(data.get(key), list):
             data[key] = [str(base / Path(str(shard)).expanduser()) for shard in data[key]]
-    if isinstance(data.get("activation_folder"), str):
-        data["activation_folder"] = str(base / Path(data["activation_folder"]).expanduser())
+    for key in ("activation_folder", "token_folder"):
+        if isinstance(data.get(key), str):
+            data[key] = str(base / Path(data[key]).expanduser())
     # What cfg.json says of both is part of the pair's digest: no path of this machine belongs there.
     named = {"model_name": Path(config.model.name).name, "dataset_name": f"sweep {sweep.name}"}
     data = named | data | {"model": config.model.model_dump(mode="json"), "output": "."}

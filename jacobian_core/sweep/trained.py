@@ -25,7 +25,7 @@ SHELF = "trained-pairs"
 """The folder of the cache that holds them."""
 _NOT_CONTENT = {
     "model", "training_shards", "held_out_shards", "model_name", "dataset_name", "output", "checkpoint",
-    "checkpoint_seconds", "log_every_steps", "device", "threads", "activation_folder",
+    "checkpoint_seconds", "log_every_steps", "device", "threads", "activation_folder", "token_folder",
 }  # fmt: skip
 _WAIT_SECONDS = 86_400.0
 _DIGITS = 12

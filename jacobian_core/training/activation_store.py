@@ -81,8 +81,8 @@ def fill_store(
 
 def _key(config: TrainPairConfig, stream: Int[torch.Tensor, " stream"]) -> str:
     """What the rows depend on: model, text, context and order."""
-    text = hashlib.sha256(stream.numpy().tobytes()).hexdigest()
-    asked = (config.model.model_dump(mode="json"), text, config.context_tokens, config.windows_per_step, config.seed)
+    text = hashlib.sha256(stream.numpy().data).hexdigest()
+    asked = (config.model.model_dump(mode="json"), text, config.context_tokens, config.seed)
     return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
 
 

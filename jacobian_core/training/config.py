@@ -66,6 +66,11 @@ class TrainPairConfig(BaseModel):
     tokens: int = Field(default=2_000_000, ge=1, description="training tokens, BOS excluded, repetitions included")
     context_tokens: int = Field(default=256, ge=2, description="length of a window, its leading BOS included")
     windows_per_step: int = Field(default=8, ge=1, description="windows in one optimiser step")
+    token_folder: Path | None = Field(
+        default=None,
+        description="keep the text's token ids (4 bytes a token) in this folder for other trainings on the same text; "
+        "None: beside the output, until the training is done",
+    )
     activation_folder: Path | None = Field(
         default=None,
         description="keep MLP inputs (float16) in this folder and draw every step's tokens from it; None: the model "

@@ -23,6 +23,11 @@ class Selection:
         """Selected and above zero."""
         return self.value > 0
 
+    def compact(self) -> tuple[Int[torch.Tensor, " used"], "Selection"]:
+        """The latents that occur, ascending, and the same codes with indices into them."""
+        used, index = torch.unique(self.index, return_inverse=True)
+        return used, Selection(index, self.value)
+
     def __getitem__(self, tokens: slice) -> "Selection":
         """The codes of some tokens."""
         return Selection(self.index[tokens], self.value[tokens])

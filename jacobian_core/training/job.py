@@ -1,6 +1,7 @@
 """From a configuration to a trained pair on disk: load, tokenise, train, measure, export."""
 
 import logging
+import shutil
 from collections.abc import Callable
 
 import torch
@@ -12,7 +13,7 @@ from jacobian_core.training.export import export_pair
 from jacobian_core.training.pair import PairProgress, train_pair
 from jacobian_core.training.pair_evaluation import PairEvaluation, evaluate_pair
 from jacobian_core.training.source import load_source
-from jacobian_core.training.text import read_texts, token_stream
+from jacobian_core.training.text import mapped_stream
 
 logger = logging.getLogger(__name__)
 
@@ -45,13 +46,16 @@ def run_pair_training(
         ConfigError: the checkpoint belongs to another shape of pair.
     """
     source = load_source(config.model, config.device)
-    stream = token_stream(read_texts(config.training_shards), source.tokenizer)
-    held_out = token_stream(read_texts(config.held_out_shards), source.tokenizer)
+    tokens = config.token_folder or config.output.with_name(f"{config.output.name}.tokens")
+    stream = mapped_stream(config.training_shards, source.tokenizer, tokens)
+    held_out = mapped_stream(config.held_out_shards, source.tokenizer, tokens)
     logger.info("%d training tokens, %d held out", len(stream), len(held_out))
     trained = train_pair(config, source, stream, on_record)
     round_weights(trained.pair, getattr(torch, config.storage_dtype))
     evaluation = evaluate_pair(config, trained.pair, source, held_out)
     export_pair(config.output, config, trained, evaluation)
+    if config.token_folder is None:
+        shutil.rmtree(tokens)
     logger.info("wrote %s: %s", config.output, evaluation)
     return evaluation
 

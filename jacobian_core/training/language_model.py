@@ -148,7 +148,8 @@ def evaluate_language_model(
     """
     bos = model.config.bos_token_id
     total, count = 0.0, 0
-    for windows in torch.split(consecutive_windows(stream, length=context_tokens), EVALUATION_WINDOWS):
+    for part in torch.split(consecutive_windows(stream, length=context_tokens), EVALUATION_WINDOWS):
+        windows = part.long()
         losses = _next_token_loss(model, windows)
         kept = windows[:, 1:].flatten() != bos
         total += losses[kept].double().sum().item()

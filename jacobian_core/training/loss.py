@@ -59,8 +59,15 @@ def pair_matrices(
     pair: DictionaryPair, mlp: Mlp
 ) -> tuple[Float[torch.Tensor, "n_out d_mlp"], tuple[Float[torch.Tensor, "n_in d_mlp"], ...]]:
     """E and the D of each channel: output latents and input latents as seen from the MLP's hidden units."""
-    D = (pair.inputs.W_dec @ mlp.W_in).chunk(mlp.neurons.channels, dim=-1)
-    return (mlp.W_out @ pair.outputs.W_enc).T, D
+    return _matrices(mlp, pair.outputs.W_enc.T, pair.inputs.W_dec)
+
+
+def _matrices(
+    mlp: Mlp, encoder_rows: Float[torch.Tensor, "n_out d_out"], decoder_rows: Float[torch.Tensor, "n_in d_in"]
+) -> tuple[Float[torch.Tensor, "n_out d_mlp"], tuple[Float[torch.Tensor, "n_in d_mlp"], ...]]:
+    # A latent's row lies in one piece: rows are gathered for every token, and strided ones cost several times as much.
+    D = (decoder_rows @ mlp.W_in).chunk(mlp.neurons.channels, dim=-1)
+    return encoder_rows @ mlp.W_out.T, D
 
 
 def channel_gains(mlp: Mlp, x: Float[torch.Tensor, "tokens d_in"]) -> tuple[Float[torch.Tensor, "tokens d_mlp"], ...]:
@@ -93,11 +100,21 @@ def pair_losses(
     code_out, mse_out, revival_out = _side(pair.outputs, batch.y, scale.variance_out, dead[1], revival_latents)
     mean_sum_abs = mse_in.new_zeros(())
     if jacobian_every_tokens is not None:
-        E, D = pair_matrices(pair, mlp)
         some = slice(None, None, jacobian_every_tokens)
-        gains = channel_gains(mlp, batch.x[some])
-        mean_sum_abs = sum_abs_jacobian(E, D, gains, code_out[some], code_in[some]) / len(gains[0])
+        mean_sum_abs = mean_sum_abs_jacobian(pair, mlp, batch.x[some], code_out[some], code_in[some])
     return PairLosses(mse_in, mse_out, mean_sum_abs, revival_in + revival_out, code_in, code_out)
+
+
+def mean_sum_abs_jacobian(
+    pair: DictionaryPair, mlp: Mlp, x: Float[torch.Tensor, "tokens d_in"], code_out: Selection, code_in: Selection
+) -> Float[torch.Tensor, ""]:
+    """Mean over these tokens of sum |J|. E and D are made for the latents that the tokens use, not for all."""
+    used_out, compact_out = code_out.compact()
+    used_in, compact_in = code_in.compact()
+    E, D = _matrices(mlp, pair.outputs.W_enc.T[used_out], pair.inputs.W_dec[used_in])
+    with torch.no_grad():
+        gains = channel_gains(mlp, x)
+    return sum_abs_jacobian(E, D, gains, compact_out, compact_in) / len(x)
 
 
 def _side(

@@ -139,7 +139,7 @@ class _JacobianSums:
 
 def _batches(config: TrainPairConfig, source: MlpSource, stream: torch.Tensor) -> Iterator[MlpBatch]:
     """Activations of consecutive windows, each led by BOS as in training."""
-    windows = with_leading_bos(consecutive_windows(stream, length=config.context_tokens), source.bos_token_id)
+    windows = consecutive_windows(stream, length=config.context_tokens)
     rows = -(-config.evaluation_tokens // (config.context_tokens - 1))
     for part in torch.split(windows[:rows], ROWS_AT_ONCE):
-        yield source.read(part)
+        yield source.read(with_leading_bos(part, source.bos_token_id))

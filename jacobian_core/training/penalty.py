@@ -15,9 +15,9 @@ from jaxtyping import Bool, Float, Int
 
 from jacobian_core.training.dictionary import Selection
 
-# At k = 16, 512 hidden units and two CPU cores: 67 us a token in chunks of 32, 105 in chunks of 8, 183 by autograd.
-CHUNK_TOKENS_CPU = 32
-CHUNK_TOKENS_ACCELERATOR = 4096
+CHUNK_BYTES_CPU = 1 << 20
+CHUNK_BYTES_ACCELERATOR = 1 << 28
+"""Size of one gathered operand, `tokens x k x d_mlp`: of the order of a core's cache, or enough to fill a device."""
 
 
 def active_jacobian(
@@ -32,6 +32,12 @@ def active_jacobian(
     channels = [gain[:, None, :] * matrix[code_in.index] for gain, matrix in zip(gains, D, strict=True)]
     jacobian = rows @ torch.stack(channels).sum(0).transpose(-1, -2)
     return jacobian * (code_out.active[:, :, None] & code_in.active[:, None, :])
+
+
+def chunk_tokens(E: Float[torch.Tensor, "n_out d_mlp"], k: int) -> int:
+    """Tokens that go through at once."""
+    size = CHUNK_BYTES_CPU if E.device.type == "cpu" else CHUNK_BYTES_ACCELERATOR
+    return max(1, size // (k * E.shape[1] * E.element_size()))
 
 
 def penalty_by_autograd(
@@ -74,7 +80,7 @@ class _SumAbsJacobian(torch.autograd.Function):
     ) -> Float[torch.Tensor, ""]:
         gradients = [torch.zeros_like(E), *(torch.zeros_like(matrix) for matrix in D)]
         total = E.new_zeros(())
-        chunk = CHUNK_TOKENS_CPU if E.device.type == "cpu" else CHUNK_TOKENS_ACCELERATOR
+        chunk = chunk_tokens(E, indices[0].shape[1])
         parts = zip(*(torch.split(tensor, chunk) for tensor in (*indices, *gains)), strict=True)
         for index_out, active_out, index_in, active_in, *gain in parts:
             rows = E[index_out]

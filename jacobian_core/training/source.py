@@ -14,6 +14,7 @@ from jacobian_core.config import ModelConfig
 from jacobian_core.errors import ModelError
 from jacobian_core.model.llm import LanguageModel, load_language_model
 from jacobian_core.model.mlp import Mlp
+from jacobian_core.model.packaged import on_disk
 from jacobian_core.training.loss import MlpBatch
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def load_source(config: ModelConfig, device: str = "cpu") -> MlpSource:
     """
     if config.layer is None:
         raise ModelError("model.layer is not set.", "Name the block whose MLP the pair is trained on.")
-    model = load_language_model(config, config.layer, device)
+    model = load_language_model(on_disk(config), config.layer, device)
     tokenizer = model.bridge.tokenizer
     if tokenizer is None or tokenizer.bos_token_id is None:
         raise ModelError(f"the tokenizer of {config.name} has no BOS token.", "Add one to its tokenizer_config.json.")
