@@ -62,7 +62,7 @@ def language_model(config: LanguageModelConfig) -> None:
     tokenizer = train_tokenizer(texts, config.vocabulary_size, config.max_positions)
     stream = token_stream(texts, tokenizer)
     logger.info("%d training tokens", len(stream))
-    trained = train_language_model(config, stream, CACHE / "language_model.pt", log_record)
+    trained = train_language_model(config, stream, CACHE / "language_model.checkpoint", log_record)
     held_out = list(read_texts(HELD_OUT_SHARDS))
     trained.model.to(torch.float16).save_pretrained(MODEL)
     save_tokenizer(tokenizer, MODEL)
@@ -103,7 +103,7 @@ def pair_config(name: str, tokens: int) -> TrainPairConfig:
         jacobian_every_tokens=2,
         log_every_steps=200,
         storage_dtype="float16",
-        checkpoint=CACHE / f"{name}.pt",
+        checkpoint=CACHE / f"{name}.checkpoint",
         checkpoint_seconds=60.0,
         threads=2,
     )

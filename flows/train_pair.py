@@ -47,7 +47,7 @@ def report(folder: Path) -> dict[str, Any]:
     """Leave the figures in the UI as a markdown page; returns them."""
     from prefect.artifacts import create_markdown_artifact
 
-    from jacobian_core.training.export import FIGURES_FILE
+    from jacobian_core.training.export_files import FIGURES_FILE
 
     figures: dict[str, Any] = json.loads((folder / FIGURES_FILE).read_text(encoding="utf-8"))
     create_markdown_artifact(page(folder, figures), key=ui.artifact_key(f"pair-{folder.name}"), description=str(folder))

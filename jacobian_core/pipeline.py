@@ -6,7 +6,6 @@ knows what is done. What is loaded for computing stays loaded in the process (`w
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal

@@ -1,4 +1,4 @@
-"""Where the project's own files are (SQL, profiles, demo, pairs), in a checkout or a wheel; and where downloads are kept."""
+"""Where the project's own files are, in a checkout or an installed wheel, and where downloads are kept."""
 
 from __future__ import annotations
 

@@ -14,12 +14,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from jacobian_core.artifact.files import CONFIG_NAME, file_sha256
+from jacobian_core.artifact.files import file_sha256
 from jacobian_core.config import SaeConfig
 from jacobian_core.errors import CorpusError
 from jacobian_core.lake import files
 from jacobian_core.sweep.cells import Cell
 from jacobian_core.training.config import TrainPairConfig
+from jacobian_core.training.export_files import last_file
 
 SHELF = "trained-pairs"
 """The folder of the cache that holds them."""
@@ -42,7 +43,7 @@ class TrainedPlace:
     @property
     def is_made(self) -> bool:
         """Whether the pair is whole: its configuration is written last."""
-        return (self.folder / CONFIG_NAME).is_file()
+        return last_file(self.folder, self.training).is_file()
 
     @property
     def sae(self) -> SaeConfig:

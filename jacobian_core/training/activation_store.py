@@ -21,7 +21,7 @@ from jaxtyping import Float, Int
 from jacobian_core.errors import ConfigError, ModelError
 from jacobian_core.training.config import TrainPairConfig
 from jacobian_core.training.source import MlpSource
-from jacobian_core.training.text import consecutive_windows, with_leading_bos
+from jacobian_core.training.text import consecutive_windows, stream_digest, with_leading_bos
 
 logger = logging.getLogger(__name__)
 
@@ -81,8 +81,7 @@ def fill_store(
 
 def _key(config: TrainPairConfig, stream: Int[torch.Tensor, " stream"]) -> str:
     """What the rows depend on: model, text, context and order."""
-    text = hashlib.sha256(stream.numpy().data).hexdigest()
-    asked = (config.model.model_dump(mode="json"), text, config.context_tokens, config.seed)
+    asked = (config.model.model_dump(mode="json"), stream_digest(stream), config.context_tokens, config.seed)
     return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
 
 

@@ -101,6 +101,15 @@ class TrainPairConfig(BaseModel):
     )
     checkpoint_seconds: float = Field(default=120.0, ge=0, description="time between two checkpoints")
     storage_dtype: Literal["float32", "float16"] = Field(default="float32", description="of the exported weights")
+    export_format: Literal["published", "sae_lens"] = Field(
+        default="published",
+        description="'published': cfg.json and sae_weights.safetensors with both dictionaries; 'sae_lens': the folders "
+        "in/ and out/, each as sae_lens saves a TopK SAE",
+    )
+    bfloat16_autocast: bool = Field(
+        default=False,
+        description="multiply by encoders and MLP weights in bfloat16; weights, selection, |J| and losses stay float32",
+    )
     device: str = Field(default="cpu", description="torch device of the model and the dictionaries")
     threads: int | None = Field(default=None, ge=1, description="torch CPU threads; None: torch's own choice")
     seed: int = Field(default=0, ge=0, description="of the initial dictionaries and of the order of the windows")

@@ -56,7 +56,7 @@ class TopKDictionary(torch.nn.Module):
 
     def preactivations(self, x: Float[torch.Tensor, "tokens d"]) -> Float[torch.Tensor, "tokens n"]:
         """What the selection is made from."""
-        return x @ self.W_enc + self.b_enc
+        return (x @ self.W_enc).to(x.dtype) + self.b_enc  # under autocast the product alone is bfloat16
 
     def select(self, preactivations: Float[torch.Tensor, "tokens n"]) -> Selection:
         """The k largest of each token, clamped at zero."""
@@ -83,7 +83,8 @@ class TopKDictionary(torch.nn.Module):
     @torch.no_grad()
     def remember(self, code: Selection, tokens_seen: int) -> None:
         """Note the latents that are active in a batch, at this count of training tokens."""
-        self.last_active[code.index[code.active]] = tokens_seen
+        seen = torch.where(code.active, tokens_seen, 0)  # a mask of unknown size would make a GPU wait
+        self.last_active.scatter_reduce_(0, code.index.flatten(), seen.flatten(), "amax")
 
     def dead(self, tokens_seen: int, dead_after_tokens: int) -> Bool[torch.Tensor, " n"]:
         """Latents not active in the last `dead_after_tokens` training tokens."""

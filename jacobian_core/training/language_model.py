@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 
 from jacobian_core.training.checkpoint import Checkpointer
 from jacobian_core.training.config import LanguageModelConfig
-from jacobian_core.training.text import consecutive_windows, random_windows
+from jacobian_core.training.text import consecutive_windows, random_windows, stream_digest
 
 if TYPE_CHECKING:
     from transformers import GPTNeoXForCausalLM
@@ -104,13 +104,14 @@ def train_language_model(
 
     Raises:
         CorpusError: the stream is shorter than one window.
-        ConfigError: the checkpoint was made with another shape of model.
+        ConfigError: the checkpoint belongs to another training.
     """
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     model = build_language_model(config).train()
     optimiser = _optimiser(model, config)
-    state = Checkpointer(checkpoint, config.checkpoint_seconds, model, optimiser)
+    key = config.model_dump_json(exclude={"checkpoint_seconds", "log_every_steps", "threads"})
+    state = Checkpointer(checkpoint, config.checkpoint_seconds, model, optimiser, key + stream_digest(stream))
     step = state.resume()
     per_step = config.windows_per_step * config.context_tokens
     while (progress := _progress(config, step * per_step, state.seconds())) < 1:

@@ -112,8 +112,9 @@ def mean_sum_abs_jacobian(
     used_out, compact_out = code_out.compact()
     used_in, compact_in = code_in.compact()
     E, D = _matrices(mlp, pair.outputs.W_enc.T[used_out], pair.inputs.W_dec[used_in])
+    E, D = E.to(x.dtype), tuple(matrix.to(x.dtype) for matrix in D)  # bfloat16 under autocast, summed in float32
     with torch.no_grad():
-        gains = channel_gains(mlp, x)
+        gains = tuple(gain.to(x.dtype) for gain in channel_gains(mlp, x))
     return sum_abs_jacobian(E, D, gains, compact_out, compact_in) / len(x)
 
 

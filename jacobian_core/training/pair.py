@@ -1,28 +1,21 @@
 """Train a pair of TopK dictionaries on one MLP's input and output, with the Jacobian between their codes penalised.
 
-`sae_lens` trains one dictionary at a time, so two that are coupled by a penalty are trained here. Adam at a constant
-rate with a linear fall at the end; lambda rises over its warm-up; the decoders' rows are brought back to length one
-after every step. Every step's tokens depend on the seed and the step's number only (`batches.py`), so a training that
-was killed continues with the data it would have seen. What holds a step up is the penalty: it takes longer than the
-rest together.
+`sae_lens` trains one dictionary at a time, so two that are coupled by a penalty are trained here (`trainer.py` makes a
+step). Every step's tokens depend on the seed and the step's number only (`batches.py`), so a training that was killed
+continues with the data it would have seen, and ends with the same bits.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 
-from jacobian_core.training.batches import open_batches
 from jacobian_core.training.checkpoint import Checkpointer
 from jacobian_core.training.config import TrainPairConfig
 from jacobian_core.training.dictionary import DictionaryPair
-from jacobian_core.training.loss import PairLosses, Scale, pair_losses
 from jacobian_core.training.source import MlpSource
-
-Dead: TypeAlias = tuple[Bool[torch.Tensor, " n_in"], Bool[torch.Tensor, " n_out"]]
-FUSED_DEVICES = ("cpu", "cuda")
+from jacobian_core.training.trainer import PairTrainer, StepResult, training_key
 
 
 @dataclass(frozen=True)
@@ -81,12 +74,13 @@ def train_pair(
 
     Raises:
         CorpusError: the stream is shorter than one window.
-        ConfigError: the checkpoint was made with another shape of pair.
+        ConfigError: the checkpoint belongs to another training.
     """
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    trainer = _Trainer(config, source, stream)
-    state = Checkpointer(config.checkpoint, config.checkpoint_seconds, trainer.pair, trainer.optimiser)
+    trainer = PairTrainer(config, source, stream)
+    key = training_key(config, stream) if config.checkpoint else ""
+    state = Checkpointer(config.checkpoint, config.checkpoint_seconds, trainer.pair, trainer.optimiser, key)
     done = state.resume()
     record: PairProgress | None = None
     for step in range(done, trainer.steps):
@@ -100,82 +94,12 @@ def train_pair(
     return TrainedPair(pair, trainer.steps, trainer.steps * trainer.tokens_per_step, state.seconds(), record)
 
 
-def total_loss(losses: PairLosses, config: TrainPairConfig, coefficient: float) -> torch.Tensor:
-    """`mse_in + mse_out + lambda / k^2 sum |J|` (a mean over tokens) and the weighted revival loss."""
-    jacobian = coefficient / config.active_latents**2 * losses.mean_sum_abs
-    return losses.mse_in + losses.mse_out + jacobian + config.revival_coefficient * losses.revival
-
-
-def warmup(progress: float, fraction: float) -> float:
-    """Share of lambda after `progress` (0 to 1) of the steps: a line from 0 to 1 over the first `fraction`."""
-    return min(progress / fraction, 1.0) if fraction else 1.0
-
-
-def decay(progress: float, fraction: float) -> float:
-    """Share of the learning rate after `progress` (0 to 1) of the steps: a line to 0 over the last `fraction`."""
-    return min((1 - progress) / fraction, 1.0) if fraction else 1.0
-
-
-@dataclass(frozen=True)
-class _Step:
-    """What one optimiser step did."""
-
-    losses: PairLosses
-    loss: float
-    coefficient: float
-    dead: Dead
-
-
-class _Trainer:
-    """The dictionaries and their optimiser; `step` makes one optimiser step."""
-
-    def __init__(self, config: TrainPairConfig, source: MlpSource, stream: Int[torch.Tensor, " stream"]) -> None:
-        self.config, self.source = config, source
-        self.batches = open_batches(config, source, stream)
-        self.tokens_per_step = config.windows_per_step * (config.context_tokens - 1)
-        self.steps = -(-config.tokens // self.tokens_per_step)
-        mlp = source.mlp
-        pair = DictionaryPair(mlp.d_in, mlp.d_out, config.latents, config.active_latents, config.seed)
-        self.pair = pair.to(config.device)
-        self.scale = Scale.of(self.batches.draw(config.statistics_tokens, step=-1))
-        self.pair.inputs.centre(self.scale.mean_in)
-        self.pair.outputs.centre(self.scale.mean_out)
-        fused = config.device in FUSED_DEVICES
-        self.optimiser = torch.optim.Adam(self.pair.parameters(), lr=config.learning_rate, fused=fused)
-
-    def step(self, step: int) -> _Step:
-        """Make step number `step`, from 0; the pair must be as the step before left it."""
-        config, pair, progress = self.config, self.pair, step / self.steps
-        for group in self.optimiser.param_groups:
-            group["lr"] = config.learning_rate * decay(progress, config.decay_fraction)
-        coefficient = config.jacobian_coefficient * warmup(progress, config.jacobian_warmup_fraction)
-        seen = step * self.tokens_per_step
-        dead = tuple(side.dead(seen, config.dead_after_tokens) for side in (pair.inputs, pair.outputs))
-        losses = pair_losses(
-            pair,
-            self.source.mlp,
-            self.batches.draw(self.tokens_per_step, step),
-            self.scale,
-            dead=(dead[0], dead[1]),
-            revival_latents=config.revival_latents,
-            jacobian_every_tokens=config.jacobian_every_tokens if config.jacobian_coefficient else None,
-        )
-        loss = total_loss(losses, config, coefficient)
-        self.optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.optimiser.step()
-        pair.normalise_decoders()
-        pair.inputs.remember(losses.code_in, seen + self.tokens_per_step)
-        pair.outputs.remember(losses.code_out, seen + self.tokens_per_step)
-        return _Step(losses, loss.item(), coefficient, (dead[0], dead[1]))
-
-
-def _record(config: TrainPairConfig, result: _Step, step: int, tokens: int, seconds: float) -> PairProgress:
+def _record(config: TrainPairConfig, result: StepResult, step: int, tokens: int, seconds: float) -> PairProgress:
     losses, penalised = result.losses, config.jacobian_coefficient > 0
     return PairProgress(
         step=step,
         tokens=tokens,
-        loss=result.loss,
+        loss=result.loss.item(),
         fvu_in=losses.mse_in.item(),
         fvu_out=losses.mse_out.item(),
         mean_abs_jacobian=losses.mean_sum_abs.item() / config.active_latents**2 if penalised else None,

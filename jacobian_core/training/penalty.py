@@ -60,7 +60,8 @@ def sum_abs_jacobian(
 ) -> Float[torch.Tensor, ""]:
     """sum over tokens and active pairs of |J|, differentiable in E and D; selection and gains count as constants."""
     indices = (code_out.index, code_out.active, code_in.index, code_in.active)
-    total: torch.Tensor = _SumAbsJacobian.apply(indices, gains, E, *D)  # type: ignore[no-untyped-call]
+    with torch.autocast(E.device.type, enabled=False):
+        total: torch.Tensor = _SumAbsJacobian.apply(indices, gains, E, *D)  # type: ignore[no-untyped-call]
     return total
 
 

@@ -93,6 +93,11 @@ def mapped_stream(
     return torch.from_file(str(path), size=path.stat().st_size // 4, dtype=torch.int32)
 
 
+def stream_digest(stream: Int[torch.Tensor, " stream"]) -> str:
+    """SHA-256, in hex, of a stream's ids."""
+    return hashlib.sha256(stream.numpy().data).hexdigest()
+
+
 def _stream_key(shards: Sequence[Path], tokenizer: "PreTrainedTokenizerFast") -> str:
     """A digest of what the stream is made from: the shards' bytes and the tokenizer."""
     whole = hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode() + str(tokenizer.bos_token_id).encode())

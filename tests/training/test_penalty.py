@@ -10,7 +10,7 @@ from jacobian_core.training import penalty
 from jacobian_core.training.config import TrainPairConfig
 from jacobian_core.training.dictionary import DictionaryPair, Selection
 from jacobian_core.training.loss import MlpBatch, PairLosses, Scale, channel_gains, pair_losses, pair_matrices
-from jacobian_core.training.pair import decay, total_loss, warmup
+from jacobian_core.training.trainer import decay, total_loss, warmup
 
 K = 5
 TOKENS = 7
@@ -100,7 +100,7 @@ def test_penalty_transposed_is_not(sandwich: tuple[DictionaryPair, Mlp, MlpBatch
 def test_fused_penalty_and_gradients_equal_the_slow_twin(
     monkeypatch: pytest.MonkeyPatch, channels: int, chunk: int
 ) -> None:
-    monkeypatch.setattr(penalty, "CHUNK_TOKENS_CPU", chunk)
+    monkeypatch.setattr(penalty, "chunk_tokens", lambda *_: chunk)
     generator = torch.Generator().manual_seed(0)
 
     def draw(*shape: int) -> torch.Tensor:
