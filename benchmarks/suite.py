@@ -33,7 +33,10 @@ class Benchmark:
         return results
 
 
-SUITE: tuple[Benchmark, ...] = (Benchmark("jacobians", "benchmarks.shapes_in_turn", quick=True),)
+SUITE: tuple[Benchmark, ...] = (
+    Benchmark("jacobians", "benchmarks.shapes_in_turn", quick=True),
+    Benchmark("train_cost", "benchmarks.train_cost", quick=True),
+)
 
 HEADLINES: dict[str, tuple[str, str]] = {
     name: ("pythia-70m", name)

@@ -7,6 +7,7 @@ makes it safe to kill is its own checkpoint (`checkpoint`), from which the same 
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
 from flows import ui
+from flows.wandb_log import training_log
 from jacobian_core.training.config import TrainPairConfig
 
 if TYPE_CHECKING:
@@ -25,6 +27,7 @@ def check(config: TrainPairConfig) -> None:
     """What is missing before a long training: a shard that does not exist, an output that can't be written."""
     from jacobian_core.training.job import check_paths
 
+    training_log(config)  # an unknown mode is refused before the training, not after it
     check_paths(config)
 
 
@@ -33,12 +36,18 @@ def train(config: TrainPairConfig) -> Path:
     """Train, measure on the held-out text and export; returns the pair's folder."""
     from jacobian_core.training.job import run_pair_training
 
-    logger = get_run_logger()
+    logger, wandb = get_run_logger(), training_log(config)
 
     def on_record(record: PairProgress) -> None:
         logger.info(record.line())
+        if wandb is not None:
+            wandb.log(asdict(record))
 
-    run_pair_training(config, on_record)
+    try:
+        run_pair_training(config, on_record)
+    finally:
+        if wandb is not None:
+            wandb.close()
     return config.output
 
 

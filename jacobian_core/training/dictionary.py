@@ -56,7 +56,7 @@ class TopKDictionary(torch.nn.Module):
 
     def preactivations(self, x: Float[torch.Tensor, "tokens d"]) -> Float[torch.Tensor, "tokens n"]:
         """What the selection is made from."""
-        return (x @ self.W_enc).to(x.dtype) + self.b_enc  # under autocast the product alone is bfloat16
+        return torch.addmm(self.b_enc, x, self.W_enc).to(x.dtype)  # bfloat16 under autocast, selected in float32
 
     def select(self, preactivations: Float[torch.Tensor, "tokens n"]) -> Selection:
         """The k largest of each token, clamped at zero."""

@@ -16,11 +16,12 @@ import pytest
 
 from flows import json_log
 from flows.progress import Figures
-from flows.wandb_log import WandbLog, wandb_listeners
+from flows.wandb_log import WandbLog, WandbRun, training_log, wandb_listeners
 from jacobian_core.cost import cost_facts
 from jacobian_core.errors import ConfigError
 from jacobian_core.lake.layout import Lake
 from jacobian_core.profiles import load_config
+from jacobian_core.training.config import TrainPairConfig
 from tests.lake.builders import write_run
 
 ROOT = Path(__file__).parents[2]
@@ -111,6 +112,18 @@ def test_wandb_is_asked_for_by_the_environment(monkeypatch: pytest.MonkeyPatch) 
         wandb_listeners(load_config("demo"))
 
 
+def test_a_training_s_records_are_asked_for_in_the_same_way(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    data = {"model": {"name": "m", "layer": 1}, "training_shards": ["a"], "held_out_shards": ["b"], "output": tmp_path}
+    config = TrainPairConfig.model_validate(data)
+    monkeypatch.delenv("JACOBIAN_WANDB", raising=False)
+    assert training_log(config) is None
+    monkeypatch.setenv("JACOBIAN_WANDB", "offline")
+    assert training_log(config) is not None
+    monkeypatch.setenv("JACOBIAN_WANDB", "maybe")
+    with pytest.raises(ConfigError, match="JACOBIAN_WANDB"):
+        training_log(config)
+
+
 OFFLINE = """
 import sys
 from flows.progress import Figures
@@ -121,7 +134,7 @@ for blocks in range(4):
     listener._last = float("-inf")
     listener.update(Figures(1000, tokens_done=100 * blocks, blocks=blocks))
 listener.close(Figures(1000, tokens_done=1000, blocks=4))
-assert not listener._failed
+assert not listener.run.failed
 """
 
 
@@ -141,11 +154,11 @@ def test_the_real_client_writes_the_figures_offline(tmp_path: Path) -> None:
 def test_a_client_that_fails_is_left_alone(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     calls = []
 
-    def broken(self: WandbLog) -> None:
+    def broken(self: WandbRun) -> None:
         calls.append(time.monotonic())
         raise RuntimeError("no key at https://user:canary@host/?token=canary")
 
-    monkeypatch.setattr(WandbLog, "_begin", broken)
+    monkeypatch.setattr(WandbRun, "_begin", broken)
     listener = WandbLog(load_config("demo"), "online")
     with caplog.at_level(logging.WARNING, "flows.wandb_log"):
         for _ in range(3):

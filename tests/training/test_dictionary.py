@@ -2,7 +2,7 @@
 
 import torch
 
-from jacobian_core.training.dictionary import DictionaryPair, TopKDictionary
+from jacobian_core.training.dictionary import DictionaryPair, Selection, TopKDictionary
 from jacobian_core.training.loss import MlpBatch, Scale, pair_losses
 
 
@@ -45,6 +45,21 @@ def test_latents_die_when_not_active_and_live_when_active() -> None:
     side.remember(code, tokens_seen=1000)
     assert torch.equal(side.dead(1000, dead_after_tokens=500), ~active)
     assert not side.dead(400, dead_after_tokens=500).any(), "nothing is dead before it had its chance"
+
+
+def test_compact_codes_are_the_same_codes() -> None:
+    code = TopKDictionary(6, 20, 3, torch.Generator().manual_seed(0)).encode(torch.randn(4, 6))
+    used, compact = code.compact()
+    assert torch.equal(used[compact.index], code.index)
+    assert used.tolist() == sorted(set(code.index.flatten().tolist()))
+    assert torch.equal(compact.value, code.value)
+
+
+def test_a_latent_that_is_not_active_is_not_remembered() -> None:
+    side = TopKDictionary(6, 20, 3)
+    code = Selection(torch.tensor([[4, 5, 6], [4, 5, 7]]), torch.tensor([[1.0, 0.0, 2.0], [0.0, 0.0, 3.0]]))
+    side.remember(code, tokens_seen=10)
+    assert side.last_active.nonzero().flatten().tolist() == [4, 6, 7]
 
 
 def test_only_dead_latents_get_the_revival_gradient() -> None:

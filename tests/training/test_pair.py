@@ -12,6 +12,7 @@ from jacobian_core.config import ModelConfig
 from jacobian_core.errors import ConfigError, CorpusError, ModelError
 from jacobian_core.training.config import TrainPairConfig
 from jacobian_core.training.export import export_pair, pair_tensors
+from jacobian_core.training.export_files import last_file
 from jacobian_core.training.job import check_paths, round_weights, run_pair_training
 from jacobian_core.training.pair import PairProgress, train_pair
 from jacobian_core.training.pair_evaluation import evaluate_pair
@@ -144,6 +145,49 @@ def test_export_loads_in_sae_lens_as_it_was_trained(
         assert theirs.cfg.k == 4
         torch.testing.assert_close(theirs.encode(part), dense)
         torch.testing.assert_close(theirs.decode(dense), mine.decode(code))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_two_folders_load_in_sae_lens_and_in_a_run_as_they_were_trained(
+    pair_config: TrainPairConfig, source: MlpSource, stream: torch.Tensor, dtype: str
+) -> None:
+    from sae_lens import SAE
+
+    asked = {"tokens": 300, "storage_dtype": dtype, "export_format": "sae_lens"}
+    config = pair_config.model_copy(update=asked)
+    trained = train_pair(config, source, stream)
+    round_weights(trained.pair, getattr(torch, dtype))
+    export_pair(config.output, config, trained, evaluate_pair(config, trained.pair, source, stream))
+    assert last_file(config.output, config).is_file()
+    assert not list(config.output.glob("*.safetensors")), "one format at a time"
+    pair = load_sae_pair(config.output)
+    assert (pair.layer, pair.hook_name, pair.context_tokens) == (1, "blocks.1.mlp.hook_in", 16)
+    x, y = source.read(with_leading_bos(consecutive_windows(stream, length=16)[:3], 0))
+    sides = (("in", pair.input, trained.pair.inputs, x), ("out", pair.output, trained.pair.outputs, y))
+    for side, ours, mine, part in sides:
+        theirs = SAE.load_from_disk(config.output / side, dtype="float32")
+        assert theirs.cfg.architecture() == "topk"
+        assert theirs.cfg.metadata.hook_name == f"blocks.1.{'mlp.hook_in' if side == 'in' else 'hook_mlp_out'}"
+        code = mine.encode(part)
+        dense = torch.zeros(len(part), 48).scatter(1, code.index, code.value)
+        for loaded in (theirs, ours):
+            torch.testing.assert_close(loaded.encode(part), dense)
+            torch.testing.assert_close(loaded.decode(dense), mine.decode(code))
+        assert not torch.allclose(theirs.encode(part.roll(1, 0)), dense)
+
+
+def test_bfloat16_products_train_as_well_and_leave_everything_else_in_float32(
+    pair_config: TrainPairConfig, source: MlpSource, stream: torch.Tensor
+) -> None:
+    figures = {}
+    for asked in (False, True):
+        config = pair_config.model_copy(update={"bfloat16_autocast": asked})
+        records: list[PairProgress] = []
+        trained = train_pair(config, source, stream, records.append)
+        assert {parameter.dtype for parameter in trained.pair.parameters()} == {torch.float32}
+        figures[asked] = records[0].fvu_in, records[-1].loss, trained.pair.inputs.W_enc
+    assert figures[True][1] == pytest.approx(figures[False][1], rel=0.1)  # bfloat16 keeps 8 bits
+    assert not torch.equal(figures[True][2], figures[False][2]), "it must have made a difference"
 
 
 def test_weights_that_overflow_the_stored_dtype_are_refused(
