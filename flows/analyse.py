@@ -5,11 +5,10 @@ It is a run of its own: a finished run does not change. So it has the same idemp
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from prefect import flow
 
 from flows.run import jacobian_run
+from jacobian_core.lake.paths import lake_path
 
 
 @flow(name="jacobian-analyse", flow_run_name="{run_id}", persist_result=False)
@@ -20,4 +19,4 @@ def analyse(lake: str, run_id: str, settings: list[str]) -> str:
     """
     from jacobian_core.request.analysis import analysis_config
 
-    return str(jacobian_run(analysis_config(Path(lake), run_id, settings)))
+    return str(jacobian_run(analysis_config(lake_path(lake), run_id, settings)))

@@ -9,6 +9,7 @@ import typer
 
 from flows.cli_options import DEFAULT_LAKE, Json, Lake, Run
 from flows.output import say, say_json, say_table
+from jacobian_core.lake.paths import LakePath, lake_path
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -58,11 +59,11 @@ def report(
         return say_json({"run_id": run_id, "reports": {n: t.to_pylist() for n, t in tables.items()}, "files": written})
     say_reports(tables)
     if written:
-        say(f"written: {len(written)} files in {Path(written[0]).parent}")
+        say(f"written: {len(written)} files in {lake_path(written[0]).parent}")
     return None
 
 
-def _html(lake: Path, wanted: list[str] | None, folder: Path | None, json: bool, more: bool) -> None:
+def _html(lake: LakePath, wanted: list[str] | None, folder: Path | None, json: bool, more: bool) -> None:
     """`jacobian report --html`: where the page is, or its files as JSON."""
     from flows.results import choose_run, html_page
     from jacobian_core.errors import ConfigError

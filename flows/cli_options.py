@@ -7,15 +7,25 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from jacobian_core.lake.paths import LakePath, lake_path
+
 if TYPE_CHECKING:
     from jacobian_core.config import RunConfig
 
 
 Profile = Annotated[str, typer.Option("--profile", help="A profile's name, or the path of a TOML file.")]
-Lake = Annotated[Path, typer.Option("--lake", help="The lake's folder.", envvar="JACOBIAN_LAKE")]
+_WHERE = "The lake: a folder, or s3://bucket/prefix"
+if TYPE_CHECKING:
+    Lake = LakePath
+else:  # typer knows no unions; what it needs is the text's parser
+    Lake = Annotated[
+        Path, typer.Option("--lake", parser=lake_path, metavar="LAKE", help=f"{_WHERE}.", envvar="JACOBIAN_LAKE")
+    ]
 LakeOfRun = Annotated[
     str | None,
-    typer.Option("--lake", help="The lake's folder; without it, as the profile says (lake).", envvar="JACOBIAN_LAKE"),
+    typer.Option(
+        "--lake", metavar="LAKE", help=f"{_WHERE}; without it, as the profile says (lake).", envvar="JACOBIAN_LAKE"
+    ),
 ]
 Settings = Annotated[
     list[str] | None,

@@ -15,6 +15,7 @@ import typer
 
 from flows.cli_options import DEBUG, DEFAULT_LAKE, Json, Lake, LakeOfRun, Profile, Run, Settings, config_of
 from flows.output import note, say, say_json, say_table
+from jacobian_core.lake.paths import LakePath, lake_path
 
 if TYPE_CHECKING:
     from flows.server import ServerState
@@ -53,7 +54,7 @@ def run(
 
         return str(jacobian_run(config))
 
-    root = Path(config.lake.root)
+    root = lake_path(config.lake.root)
     execute(root, flow, stop_server, lambda run_id: _show_result(root, run_id, json))
 
 
@@ -84,7 +85,7 @@ def analyse(
 
 
 def execute(
-    root: Path, flow: Callable[[], str], stop_server: bool, show: Callable[[str], object], live: bool = True
+    root: LakePath, flow: Callable[[], str], stop_server: bool, show: Callable[[str], object], live: bool = True
 ) -> None:
     """Run a flow that returns an id against the configured Prefect server or the lake's own, then `show` its results.
 
@@ -104,7 +105,11 @@ def execute(
                 stop(root)
     show(found)
     if local is not None and not stop_server:
-        note(f"Prefect UI: {local.ui} (stop it: jacobian server stop --lake {os.path.relpath(root)})")
+        note(f"Prefect UI: {local.ui} (stop it: jacobian server stop --lake {_shown(root)})")
+
+
+def _shown(lake: LakePath) -> str:
+    return os.path.relpath(lake) if isinstance(lake, Path) else str(lake)
 
 
 def plan(
@@ -142,7 +147,7 @@ def plan(
     return say(f"basis: {found.basis}")
 
 
-def prefect_for(lake: Path) -> ServerState | None:
+def prefect_for(lake: LakePath) -> ServerState | None:
     """Set this process up for Prefect, with the lake's own server if none is configured; before prefect is imported."""
     from flows.prefect_api import configured_api, use_server
     from flows.server import server_status
@@ -173,7 +178,7 @@ def _listener(live: bool) -> Any:
     return LiveLine() if live and sys.stderr.isatty() else PlainLines(sys.stderr)
 
 
-def _show_result(lake: Path, run_id: str, as_json: bool) -> None:
+def _show_result(lake: LakePath, run_id: str, as_json: bool) -> None:
     from flows.results import ANSWER, answer_of, reports_of, run_facts, run_reports, say_reports
     from flows.ui import figure
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import textwrap
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,6 +10,7 @@ import typer
 from flows.cli_options import DEFAULT_LAKE, Json, Lake, Settings
 from flows.cli_run import StopServer, execute
 from flows.output import say, say_json, say_table
+from jacobian_core.lake.paths import LakePath, lake_path
 
 if TYPE_CHECKING:
     from jacobian_core.sweep.cells import Cell
@@ -52,7 +52,7 @@ def sweep(
         return str(sweep_flow(sweep, str(lake), list(settings or ())))
 
     return execute(
-        Path(cells[0].config.lake.root), flow, stop_server, lambda found: _show(lake, found, json), live=False
+        lake_path(cells[0].config.lake.root), flow, stop_server, lambda found: _show(lake, found, json), live=False
     )
 
 
@@ -71,7 +71,7 @@ def _list(cells: list[Cell], json: bool) -> None:
     say_json(rows) if json else say_table("The runs of the sweep", rows)
 
 
-def _show(lake: Path, sweep_id: str, json: bool) -> None:
+def _show(lake: LakePath, sweep_id: str, json: bool) -> None:
     """The answer by layer, and where the page is."""
     from jacobian_core.lake.layout import Lake
     from jacobian_core.page.sweep import answer_sentence

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from jacobian_core.errors import ServerError
+from jacobian_core.lake.paths import LakePath, absolute
 
 POOLS = ("cpu", "gpu")
 QUEUES = {"interactive": 1, "scheduled": 2}
@@ -34,7 +35,7 @@ _SAID_CHARACTERS = 600
 class Targets:
     """What the deployments are about: the lake, the profile that is ingested, and the pool that computes."""
 
-    lake: Path
+    lake: LakePath
     profile: str = "demo"
     pool: str = "cpu"
 
@@ -42,7 +43,7 @@ class Targets:
         """The variables of `deployments/prefect.yaml`."""
         return {
             "PROJECT_ROOT": str(flows_root()),
-            "JACOBIAN_LAKE": str(self.lake.resolve()),
+            "JACOBIAN_LAKE": str(absolute(self.lake)),
             "JACOBIAN_PROFILE": self.profile,
             "JACOBIAN_POOL": self.pool,
         }

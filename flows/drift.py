@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -17,6 +16,7 @@ from prefect.exceptions import PrefectException
 from flows import ui
 from flows.progress import Meter
 from jacobian_core.artifact.redact import redact
+from jacobian_core.lake.paths import LakePath, lake_path
 
 if TYPE_CHECKING:
     from jacobian_core.pipeline import RunRef
@@ -42,7 +42,7 @@ class BlockWatch:
         from jacobian_core.lake.layout import Lake
         from jacobian_core.request.drift import DriftWatch
 
-        marker = Lake(Path(self._run.lake)).marker(self._run.run_id, block_id)
+        marker = Lake(self._run.lake).marker(self._run.run_id, block_id)
         if marker is None:
             return  # another worker has published the run meanwhile
         if self._watch is None:
@@ -70,7 +70,7 @@ def leave_warnings(run_id: str, found: list[Drift]) -> None:
 
 def leave_recorded(run: RunRef) -> None:
     """Leave in the UI what the gate has found: blocks against the whole run, the run against earlier ones."""
-    found = recorded_drift(Path(run.lake), run.run_id)
+    found = recorded_drift(lake_path(run.lake), run.run_id)
     if found:
         with _tried():
             leave_warnings(run.run_id, found)
@@ -85,7 +85,7 @@ def _tried() -> Iterator[None]:
         log.warning("drift could not be shown in the UI: %s", redact(str(error)))
 
 
-def recorded_drift(lake: Path, run_id: str) -> list[Drift]:
+def recorded_drift(lake: LakePath, run_id: str) -> list[Drift]:
     """The first of the findings in the manifest of a finished run."""
     from jacobian_core.lake.layout import Lake
     from jacobian_core.request.drift import Drift

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from jacobian_core.lake.paths import LakePath
+
 if TYPE_CHECKING:
     from jacobian_core.errors import LakeError
     from jacobian_core.lake.compact import Compaction
@@ -12,7 +14,9 @@ if TYPE_CHECKING:
     from jacobian_core.lake.retention import Pruning, Sweep
 
 
-def compact_lake(lake: Path, run: str | None, part_rows: int | None = None) -> tuple[list[Compaction], list[LakeError]]:
+def compact_lake(
+    lake: LakePath, run: str | None, part_rows: int | None = None
+) -> tuple[list[Compaction], list[LakeError]]:
     """Compact one run, or every finished one, and refresh the warehouse; returns what was done and what failed.
 
     With `run`, its LakeError is raised; else one run's failure does not keep back the others.
@@ -20,8 +24,9 @@ def compact_lake(lake: Path, run: str | None, part_rows: int | None = None) -> t
     from flows.results import choose_run
     from jacobian_core.errors import LakeError
     from jacobian_core.lake.compact import PART_ROWS, compact_run
+    from jacobian_core.lake.files import is_file
     from jacobian_core.lake.layout import Lake
-    from jacobian_core.sql.warehouse import build_warehouse
+    from jacobian_core.sql.warehouse_file import build_warehouse
 
     opened = Lake.open(lake)
     rows = PART_ROWS if part_rows is None else part_rows
@@ -30,7 +35,7 @@ def compact_lake(lake: Path, run: str | None, part_rows: int | None = None) -> t
     else:
         done, failures = [], []
         for run_id in opened.runs():
-            if not opened.manifest_path(run_id).is_file():
+            if not is_file(opened.manifest_path(run_id)):
                 continue  # a run in progress is compacted when it is finished
             try:
                 done.append(compact_run(opened, run_id, rows))
@@ -44,7 +49,7 @@ def compact_lake(lake: Path, run: str | None, part_rows: int | None = None) -> t
     return done, failures
 
 
-def sweep(lake: Path, grace_seconds: float | None = None) -> Sweep:
+def sweep(lake: LakePath, grace_seconds: float | None = None) -> Sweep:
     """Remove what has been replaced or pruned for long enough."""
     from jacobian_core.lake.layout import Lake
     from jacobian_core.lake.retention import GRACE_SECONDS, sweep_lake
@@ -52,7 +57,7 @@ def sweep(lake: Path, grace_seconds: float | None = None) -> Sweep:
     return sweep_lake(Lake.open(lake), GRACE_SECONDS if grace_seconds is None else grace_seconds)
 
 
-def prune_lake(lake: Path, keep: int | None, runs: list[str], really: bool) -> Pruning:
+def prune_lake(lake: LakePath, keep: int | None, runs: list[str], really: bool) -> Pruning:
     """Take runs out of a lake, or say which; ConfigError where nothing says which."""
     from flows.results import choose_run
     from jacobian_core.errors import ConfigError
@@ -64,7 +69,7 @@ def prune_lake(lake: Path, keep: int | None, runs: list[str], really: bool) -> P
     return prune(Lake.open(lake), keep, [choose_run(lake, run) for run in runs], dry_run=not really)
 
 
-def export(lake: Path, run: str, folder: Path) -> Export:
+def export(lake: LakePath, run: str, folder: Path) -> Export:
     """Write a run as a folder of its own."""
     from flows.results import choose_run
     from jacobian_core.lake.export import export_run

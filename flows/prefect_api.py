@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from jacobian_core.errors import ServerError
+from jacobian_core.lake.paths import LakePath
 
 if TYPE_CHECKING:
     from flows.server import ServerState
@@ -41,7 +42,7 @@ def configured_api() -> str | None:
     return None
 
 
-def use_server(lake: Path) -> tuple[str, ServerState | None]:
+def use_server(lake: LakePath) -> tuple[str, ServerState | None]:
     """Point this process at a Prefect API, starting the lake's own server if none is configured; call before prefect.
 
     Returns the API's address and the local server (None: the API is the user's). Raises ServerError.

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from prefect import flow
 
 from flows.results import choose_run, publish_reports
+from jacobian_core.lake.paths import lake_path
 
 
 @flow(name="jacobian-report", flow_run_name="report {run_id}", persist_result=False)
@@ -15,4 +14,5 @@ def report(lake: str, run_id: str | None = None) -> list[str]:
 
     Raises LakeError where there is no such run and QueryError where a report can't be made.
     """
-    return publish_reports(Path(lake), choose_run(Path(lake), run_id))
+    place = lake_path(lake)
+    return publish_reports(place, choose_run(place, run_id))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows import ui
+from jacobian_core.lake.paths import LakePath
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -48,7 +49,7 @@ def skipped_note(skipped: Mapping[str, int]) -> str:
     return f"skipped documents: {', '.join(counts)}" if counts else ""
 
 
-def choose_run(lake: Path, wanted: str | None) -> str:
+def choose_run(lake: LakePath, wanted: str | None) -> str:
     """The run whose id or name is, or whose id alone begins with, `wanted`; without it the run that ended last."""
     from jacobian_core.errors import LakeError
     from jacobian_core.lake.layout import Lake
@@ -74,7 +75,7 @@ def choose_run(lake: Path, wanted: str | None) -> str:
     return found[-1]
 
 
-def reports_of(lake: Path, run_id: str) -> tuple[str, ...]:
+def reports_of(lake: LakePath, run_id: str) -> tuple[str, ...]:
     """The reports that a run ends with: those about what it was asked to compute, the answer first."""
     from jacobian_core.lake.layout import Lake
 
@@ -90,7 +91,7 @@ def reports_of(lake: Path, run_id: str) -> tuple[str, ...]:
 
 
 def run_reports(
-    lake: Path, run_id: str, names: Sequence[str] = RUN_REPORTS, parameters: Mapping[str, str] | None = None
+    lake: LakePath, run_id: str, names: Sequence[str] = RUN_REPORTS, parameters: Mapping[str, str] | None = None
 ) -> dict[str, pa.Table]:
     """Reports over the lake as it is now, on one run where a report is about one.
 
@@ -113,7 +114,7 @@ def run_reports(
         }
 
 
-def write_reports(lake: Path, run_id: str, tables: Mapping[str, pa.Table]) -> list[str]:
+def write_reports(lake: LakePath, run_id: str, tables: Mapping[str, pa.Table]) -> list[str]:
     """Write reports as Parquet and CSV; returns the files' paths."""
     from jacobian_core.lake.layout import Lake
     from jacobian_core.sql import reports
@@ -132,7 +133,7 @@ def say_reports(tables: Mapping[str, pa.Table]) -> None:
         say(f"{name}: {render(table, report_info(name))}\n")
 
 
-def publish_reports(lake: Path, run_id: str) -> list[str]:
+def publish_reports(lake: LakePath, run_id: str) -> list[str]:
     """Write what every run ends with, and leave it in the UI; returns the files written."""
     tables = run_reports(lake, run_id, reports_of(lake, run_id))
     written = write_reports(lake, run_id, tables)
@@ -147,7 +148,7 @@ def publish_reports(lake: Path, run_id: str) -> list[str]:
 
 
 def html_page(
-    lake: Path,
+    lake: LakePath,
     run_ids: Sequence[str],
     folder: Path | None = None,
     known: Mapping[str, Mapping[str, pa.Table]] | None = None,
@@ -202,7 +203,7 @@ def _shares(threshold_fractions: pa.Table) -> str:
     )
 
 
-def _provenance(lake: Path, run_id: str) -> dict[str, object]:
+def _provenance(lake: LakePath, run_id: str) -> dict[str, object]:
     """Where a finished run's data are from, and what they cost."""
     from jacobian_core.lake.layout import Lake
 
@@ -222,7 +223,7 @@ def _provenance(lake: Path, run_id: str) -> dict[str, object]:
     return run_facts(lake, run_id) | sources | seconds | {f"version: {k}": v for k, v in manifest.versions.items()}
 
 
-def run_facts(lake: Path, run_id: str) -> dict[str, object]:
+def run_facts(lake: LakePath, run_id: str) -> dict[str, object]:
     """A finished run's figures and places, for the end of a command's output."""
     from jacobian_core.cost import cost_facts
     from jacobian_core.lake.layout import Lake
@@ -242,7 +243,7 @@ def run_facts(lake: Path, run_id: str) -> dict[str, object]:
     }
 
 
-def run_query(lake: Path, query: str, run: str | None, parameters: Mapping[str, str]) -> pa.Table:
+def run_query(lake: LakePath, query: str, run: str | None, parameters: Mapping[str, str]) -> pa.Table:
     """The rows of an ad-hoc statement (or of the file that holds it) over the lake, reading only.
 
     With `run`, the views hold that run alone, and `$run_id` in the text of the statement is its id.
@@ -258,7 +259,7 @@ def run_query(lake: Path, query: str, run: str | None, parameters: Mapping[str, 
         return reports.run_sql(connection, query, given)
 
 
-def verify_all(lake: Path, run_id: str | None) -> list[dict[str, str]]:
+def verify_all(lake: LakePath, run_id: str | None) -> list[dict[str, str]]:
     """Findings of the files' and of the SQL checks, as rows of severity, run_id, path, what and remedy."""
     from flows.output import plain
     from jacobian_core.lake.layout import Lake

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from flows.workers import Supervisor, WorkerSpec, supervise, visible_devices, workers_of
 from jacobian_core.errors import ServerError
+from jacobian_core.lake.paths import LakePath
 
 if TYPE_CHECKING:
     from flows.server import ServerState
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 _CHECK_SECONDS = 10.0
 
 
-def serve(lake: Path, profile: str, port: int | None, cpu_limit: int, tell: Callable[[str], None]) -> None:
+def serve(lake: LakePath, profile: str, port: int | None, cpu_limit: int, tell: Callable[[str], None]) -> None:
     """Serve until Ctrl-C or SIGTERM; `tell` gets a line for every event.
 
     Raises ServerError where the server can't be started or refuses the deployments.
@@ -58,7 +59,7 @@ def serve(lake: Path, profile: str, port: int | None, cpu_limit: int, tell: Call
     tell("stopped; the lake is whole, and `jacobian serve` continues where it was.")
 
 
-def work(specs: Sequence[WorkerSpec], lake: Path, tell: Callable[[str], None]) -> None:
+def work(specs: Sequence[WorkerSpec], lake: LakePath, tell: Callable[[str], None]) -> None:
     """Run these workers for the configured server (or the lake's own) until Ctrl-C or SIGTERM."""
     from flows.prefect_api import use_server
 
@@ -88,7 +89,7 @@ def until_stopped() -> Iterator[Callable[[], bool]]:
 
 
 def _keeper(
-    lake: Path, local: ServerState | None, specs: Sequence[WorkerSpec], tell: Callable[[str], None]
+    lake: LakePath, local: ServerState | None, specs: Sequence[WorkerSpec], tell: Callable[[str], None]
 ) -> Callable[[], None]:
     """What is done now and then: the lake's own server is started again if it has died, and orphans are marked."""
     from flows.orphans import mark_orphans
@@ -126,7 +127,7 @@ def _sees(spec: WorkerSpec) -> str:
     return f"GPU {spec.device}" if spec.device else "no GPU of its own"
 
 
-def _logs(lake: Path) -> Path:
+def _logs(lake: LakePath) -> Path:
     from flows.server import server_home
 
     return server_home(lake)

@@ -1,8 +1,9 @@
 """The local Prefect server that `jacobian run` needs when none is configured.
 
 A real server process costs 5 to 16 s at its first start; Prefect's in-process one loses task records when a run exits.
-It keeps its state under `<lake>/_prefect`, listens on the loopback interface only, and stays up after a run so that the
-run can be looked at. Whoever starts first starts it; runs in other processes find it by `server.json`.
+It keeps its state under `<lake>/_prefect` (of a lake in a store: in the cache), listens on the loopback interface only,
+and stays up after a run so that the run can be looked at. Whoever starts first starts it; runs in other processes find
+it by `server.json`.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from flows.prefect_api import PRIVATE, answers, send_records
 from jacobian_core.errors import ServerError
+from jacobian_core.lake.paths import LakePath, local_folder
 
 HOST = "127.0.0.1"
 DEFAULT_PORT = 4200
@@ -54,12 +56,12 @@ class ServerState(BaseModel):
         return f"http://{HOST}:{self.port}"
 
 
-def server_home(lake: Path) -> Path:
-    """The folder that holds the local server's database, log and state: `<lake>/_prefect`."""
-    return lake.resolve() / "_prefect"
+def server_home(lake: LakePath) -> Path:
+    """The folder that holds the local server's database, log and state, of this machine's part of the lake."""
+    return local_folder(lake).resolve() / "_prefect"
 
 
-def server_status(lake: Path) -> ServerState | None:
+def server_status(lake: LakePath) -> ServerState | None:
     """The lake's own server if its process is alive, else None."""
     try:
         state = ServerState.model_validate_json((server_home(lake) / "server.json").read_bytes())
@@ -68,7 +70,7 @@ def server_status(lake: Path) -> ServerState | None:
     return state if _runs(state) else None
 
 
-def start_server(lake: Path, port: int | None = None) -> ServerState:
+def start_server(lake: LakePath, port: int | None = None) -> ServerState:
     """The lake's own server, started if it is not running, healthy; `port` None: 4200, or a free one if that is taken.
 
     Raises ServerError with the end of the server's log if it does not come up in time.
@@ -97,7 +99,7 @@ def start_server(lake: Path, port: int | None = None) -> ServerState:
             return _launch(home, _free_port(0))
 
 
-def stop_server(lake: Path) -> ServerState | None:
+def stop_server(lake: LakePath) -> ServerState | None:
     """Stop the lake's own server and its children; returns what was stopped, None if nothing ran."""
     state = server_status(lake)
     if state is not None:

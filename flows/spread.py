@@ -154,11 +154,9 @@ def _wait(one: _Range) -> None:
 
 def _count(run: RunRef, one: _Range, meter: Meter, watch: BlockWatch) -> None:
     """Tell the meter of the range's finished blocks, as their markers say."""
-    from pathlib import Path
-
     from jacobian_core.lake.layout import Lake
 
-    lake = Lake(Path(run.lake))
+    lake = Lake(run.lake)
     for block_id in one.block_ids:
         marker = lake.marker(run.run_id, block_id)
         if marker is not None:

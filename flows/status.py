@@ -8,8 +8,9 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from jacobian_core.lake.paths import LakePath
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -61,7 +62,7 @@ class Status:
     last_failure: FlowRunLine | None
 
 
-def read_status(lake: Path) -> Status:
+def read_status(lake: LakePath) -> Status:
     """The state of the lake and of the configured Prefect server (or the lake's own); it starts nothing."""
     from flows.prefect_api import answers, configured_api
     from flows.server import server_home, server_status
@@ -80,12 +81,13 @@ def read_status(lake: Path) -> Status:
         return _of_server(client, api.removesuffix("/api"), in_progress)
 
 
-def _lake_runs(root: Path) -> list[LakeRunLine]:
+def _lake_runs(root: LakePath) -> list[LakeRunLine]:
+    from jacobian_core.lake.files import is_file
     from jacobian_core.lake.layout import Lake
     from jacobian_core.pipeline import list_runs
 
     lake = Lake(root)
-    if not lake.description_path.is_file():
+    if not is_file(lake.description_path):
         return []
     lines = []
     for run in list_runs(str(root)):

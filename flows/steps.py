@@ -6,7 +6,6 @@ Between tasks go ids, paths and counts. Results are not persisted and nothing is
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prefect import task
@@ -16,6 +15,7 @@ from flows import runners
 from flows.results import publish_reports
 from flows.retrying import RETRY_SECONDS, is_transient
 from jacobian_core.config import RunConfig
+from jacobian_core.lake.paths import lake_path
 
 if TYPE_CHECKING:
     from jacobian_core.pipeline import (
@@ -108,4 +108,4 @@ def publish(run: RunRef, skipped: dict[str, int]) -> RunSummary:
 @_step("report")
 def report(run: RunRef) -> list[str]:
     """The reports as files in the lake and as pictures in the UI."""
-    return publish_reports(Path(run.lake), run.run_id)
+    return publish_reports(lake_path(run.lake), run.run_id)

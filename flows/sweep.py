@@ -98,10 +98,11 @@ def _run(lake: Lake, record: SweepRecord, cell: Cell, meter: Meter) -> tuple[str
 
 def _published(lake: Lake, config: RunConfig) -> str | None:
     """The id of the cell's run if that is done and has its page: nothing is to be done then, not even reports."""
+    from jacobian_core.lake.files import is_file
     from jacobian_core.page.write import PAGE_NAME
 
     run = resolve(config, fetch(config))
-    done = run.state == "done" and (lake.report_folder(run.run_id) / PAGE_NAME).is_file()
+    done = run.state == "done" and is_file(lake.report_folder(run.run_id) / PAGE_NAME)
     return str(run.run_id) if done else None
 
 

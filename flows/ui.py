@@ -8,11 +8,11 @@ from __future__ import annotations
 import base64
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 from flows.progress import Figures
+from jacobian_core.lake.paths import LakePath
 
 _UPDATE_SECONDS = 1.0  # an update costs the server 13 ms, and blocks can be quicker than that
 _TABLE_ROWS = 50
@@ -60,7 +60,7 @@ def leave_page(run_id: str, page: str) -> None:
     create_markdown_artifact(page, key=artifact_key(run_id), description=f"Run {run_id}")
 
 
-def leave_pictures(run_id: str, images: Mapping[str, Path]) -> None:
+def leave_pictures(run_id: str, images: Mapping[str, LakePath]) -> None:
     """Leave PNG files in the UI, by title; they travel inside the artifact, so the server needs no file of the lake."""
     from prefect.artifacts import create_markdown_artifact
 
@@ -70,8 +70,10 @@ def leave_pictures(run_id: str, images: Mapping[str, Path]) -> None:
         create_markdown_artifact(page, key=artifact_key(f"figures {run_id}"), description=f"Figures of {run_id}")
 
 
-def _base64(path: Path) -> str:
-    return base64.b64encode(path.read_bytes()).decode("ascii")
+def _base64(path: LakePath) -> str:
+    from jacobian_core.lake.files import read_bytes
+
+    return base64.b64encode(read_bytes(path) or b"").decode("ascii")
 
 
 def leave_table(run_id: str, report: str, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -21,6 +21,7 @@ from flows.progress import Figures
 from jacobian_core.artifact.redact import redact
 from jacobian_core.config import RunConfig
 from jacobian_core.errors import ConfigError
+from jacobian_core.lake.paths import lake_path, local_folder
 
 if TYPE_CHECKING:
     from jacobian_core.training.config import TrainPairConfig
@@ -56,7 +57,7 @@ class WandbLog:
     """Logs the figures that the progress line shows, at most once a second."""
 
     def __init__(self, config: RunConfig, mode: str) -> None:
-        self.run = WandbRun(config.name, Path(config.lake.root) / "_wandb", config, mode)
+        self.run = WandbRun(config.name, local_folder(lake_path(config.lake.root)) / "_wandb", config, mode)
         self._last = float("-inf")
 
     def note(self, text: str) -> None:

@@ -294,7 +294,7 @@ class ComputeConfig(Group):
 class LakeConfig(Group):
     """How the lake's files are written."""
 
-    root: str = Field(default="lake", min_length=1, description="the lake's root folder")
+    root: str = Field(default="lake", min_length=1, description="the lake: a folder, or s3://bucket/prefix")
     row_group_rows: int = Field(default=1_000_000, ge=1_000, description="rows of a Parquet row group")
     compression_level: int = Field(default=3, ge=1, le=22, description="zstd level")
     duckdb_memory: str = Field(default="4GB", description="memory limit of DuckDB, in its own notation")

@@ -11,7 +11,6 @@ import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jacobian_core.errors import LakeError, QueryError
@@ -20,7 +19,7 @@ from jacobian_core.lake import files, publish, runs
 from jacobian_core.lake.layout import Lake
 from jacobian_core.lake.manifest import BlockMarker, RunManifest
 from jacobian_core.lake.parts import PreparedPart
-from jacobian_core.sql.warehouse import build_warehouse
+from jacobian_core.sql.warehouse_file import build_warehouse
 
 if TYPE_CHECKING:
     from jacobian_core.pipeline import RunRef
@@ -30,7 +29,7 @@ _VERSIONED = ("jacobian-flows", "torch", "transformer-lens", "transformers", "sa
 
 def finish_run(run: RunRef, skipped: Mapping[str, int]) -> RunManifest:
     """Publish the run, unless another worker did; returns the manifest that stands. See `pipeline.publish_run`."""
-    lake = Lake(Path(run.lake))
+    lake = Lake(run.lake)
     manifest = lake.manifest(run.run_id) or _published(lake, run, skipped)
     runs.publish_run(lake, manifest)  # for a run that another one published, only clears what this worker left
     build_warehouse(lake)

@@ -139,13 +139,13 @@ def resolve_run(config: RunConfig, artifact: ArtifactRef) -> RunRef:
     from jacobian_core.model.llm_identity import pinned
     from jacobian_core.request.describe import describe_request
     from jacobian_core.request.identity import run_id
-    from jacobian_core.sql.warehouse import refresh_warehouse
+    from jacobian_core.sql.warehouse_file import refresh_warehouse
 
     config = config.model_copy(update={"model": pinned(config.model)})
     shards = list_shards(config.corpus)
     identity, layer = describe_request(config, Path(artifact.folder), artifact.digest, shards)
     found = run_id(config.name, identity)
-    lake = Lake.create(Path(config.lake.root))
+    lake = Lake.create(config.lake.root)
     state = begin_run(lake, found, identity, config.model_dump(mode="json"))
     if state == "done":
         refresh_warehouse(lake, found)  # whoever finished the run may have been stopped before it came to that
@@ -164,7 +164,7 @@ def check_quality(run: RunRef) -> QualityReport:
     fvu, mlp_error = measure_quality(run)
     report = QualityReport(fvu.fvu_in, fvu.fvu_out, fvu.tokens, mlp_error)
     refuse_bad_fit(fvu, run.config.quality, run.config.model.mlp_input)
-    lake = Lake(Path(run.lake))
+    lake = Lake(run.lake)
     try:
         write_atomic(lake.work_folder(run.run_id) / "quality.json", quality_json(report))
     except LakeError:
@@ -195,7 +195,7 @@ def compute_block(run: RunRef, block_id: str) -> BlockResult:
     from jacobian_core.lake.files import remove
     from jacobian_core.work.worker import compute_and_publish
 
-    lake = Lake(Path(run.lake))
+    lake = Lake(run.lake)
     marker = lake.block(run.run_id, block_id)
     fresh = marker is None
     if marker is None:
@@ -232,7 +232,7 @@ def accumulate_group(run: RunRef, group: GroupRef) -> float:
     try:
         return groups.accumulate_group(run, group.group_id, list(group.block_ids))
     except LakeError:
-        if Lake(Path(run.lake)).manifest(run.run_id) is None:
+        if Lake(run.lake).manifest(run.run_id) is None:
             raise
         return 0.0  # another worker has published the run, and cleared away what this needs
 
@@ -252,7 +252,7 @@ def publish_run(run: RunRef, skipped: dict[str, int]) -> RunSummary:
         entries_stored=int(manifest.totals.get("entries_stored", 0)),
         bytes=sum(part.bytes for parts in manifest.all_parts().values() for part in parts),
         seconds=manifest.seconds,
-        manifest_path=str(Lake(Path(run.lake)).manifest_path(run.run_id)),
+        manifest_path=str(Lake(run.lake).manifest_path(run.run_id)),
     )
 
 

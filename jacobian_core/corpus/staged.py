@@ -9,7 +9,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Generator
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jacobian_core.corpus.blocks import TokenBlock
@@ -49,7 +48,7 @@ def next_blocks(run: RunRef, shard: Shard, cursor: Cursor, budget: int | None, m
         blocks = _take(run, shard, cursor, budget)
         staged: list[BlockRef] = []
         skipped = SkipCounts()
-        lake = Lake(Path(run.lake))
+        lake = Lake(run.lake)
         while len(staged) < max_blocks:
             try:
                 block, cursor, skips = next(blocks)

@@ -7,7 +7,6 @@ end), and ours refuses one that is short or altered. A block is there whole or n
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from jacobian_core.contracts import DOCUMENTS
 from jacobian_core.corpus.blocks import TokenBlock
 from jacobian_core.errors import LakeError
 from jacobian_core.lake.files import read_bytes, write_atomic
+from jacobian_core.lake.paths import LakePath
 
 _ARRAYS = ("row_offsets", "vocab_ids", "token_ids")
 _DIGEST_BYTES = hashlib.sha256().digest_size
@@ -37,13 +37,13 @@ def _schema() -> pa.Schema:
     )
 
 
-def save_block(block: TokenBlock, path: Path) -> None:
+def save_block(block: TokenBlock, path: LakePath) -> None:
     """Write a block to `path`, replacing what is there; raises LakeError if it can't be written."""
     content = _encode(block)
     write_atomic(path, content + hashlib.sha256(content).digest())
 
 
-def load_block(path: Path) -> TokenBlock:
+def load_block(path: LakePath) -> TokenBlock:
     """The block that was saved at `path`; raises LakeError if the file is missing, short, altered or inconsistent."""
     content = read_bytes(path)
     if content is None:
@@ -73,7 +73,7 @@ def _one_list(values: Shaped[np.ndarray, "values"]) -> Any:
     return pa.ListArray.from_arrays(pa.array([0, len(values)], pa.int32()), pa.array(values))
 
 
-def _decode(body: bytes, path: Path) -> TokenBlock:
+def _decode(body: bytes, path: LakePath) -> TokenBlock:
     with pa.ipc.open_stream(body) as reader:
         if not reader.schema.equals(_schema(), check_metadata=True):
             raise LakeError(f"staged block {path} was written by another version.", "Delete it and run again.")

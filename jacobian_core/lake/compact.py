@@ -17,6 +17,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import pyarrow as pa
 from pydantic import ValidationError
@@ -28,6 +29,8 @@ from jacobian_core.lake import files
 from jacobian_core.lake.layout import Lake
 from jacobian_core.lake.manifest import PartInfo, RunManifest, to_json
 from jacobian_core.lake.parts import PartWriter, PreparedPart
+from jacobian_core.lake.paths import LakePath
+from jacobian_core.lake.place import place
 from jacobian_core.lake.publish import discard, publishing
 from jacobian_core.lake.runs import sweep
 from jacobian_core.lake.validate import check_part, open_part
@@ -60,7 +63,11 @@ class Compaction:
 
 @contextmanager
 def maintaining(lake: Lake) -> Iterator[None]:
-    """Be the only one who compacts, prunes or sweeps this lake; runs and readers go on meanwhile."""
+    """Be the only one who compacts, prunes or sweeps this lake; runs and readers go on meanwhile.
+
+    In a store several may: a manifest that another has replaced is not replaced again, and what is removed has not been
+    named for a while.
+    """
     lock = lake.root / "_work" / "maintenance.lock"
     files.make_folder(lock.parent)
     with files.exclusive(lock, LOCK_SECONDS):
@@ -115,23 +122,28 @@ def _flat(parts: dict[str, list[PartInfo]]) -> list[PartInfo]:
 def _merge_all(lake: Lake, manifest: RunManifest, groups: dict[str, list[list[PartInfo]]]) -> dict[str, list[PartInfo]]:
     """Write the merged parts, give them their names and replace the manifest; returns the parts by table."""
     config, prepared = _lake_config(lake, manifest), list[PreparedPart]()
-    after: dict[str, list[PartInfo]] = {}
+    named: dict[str, list[PreparedPart | PartInfo]] = {}
     try:
         for table, of_table in groups.items():
-            after[table] = []
+            named[table] = []
             for group in of_table:
                 if len(group) > 1:
                     prepared.append(_merge(lake, manifest.run_id, table, group, config))
-                after[table].append(prepared[-1].info if len(group) > 1 else group[0])
-        _check_rows(manifest, after)
-        for part in prepared:
-            files.rename(part.temporary, part.path)
-        for folder in sorted({part.path.parent for part in prepared}):
-            files.fsync_folder(folder)
+                named[table].append(prepared[-1] if len(group) > 1 else group[0])
+        _check_rows(manifest, {table: [_info(part) for part in parts] for table, parts in named.items()})
+        placed = dict(zip(prepared, place(lake, prepared), strict=True))
     finally:
         discard(prepared)
+    after = {
+        table: [placed[part] if isinstance(part, PreparedPart) else part for part in parts]
+        for table, parts in named.items()
+    }
     _replace(lake, manifest, after)
     return after
+
+
+def _info(part: PreparedPart | PartInfo) -> PartInfo:
+    return part.info if isinstance(part, PreparedPart) else part
 
 
 def _lake_config(lake: Lake, manifest: RunManifest) -> LakeConfig:
@@ -150,23 +162,33 @@ def _merge(lake: Lake, run_id: str, table: str, group: Sequence[PartInfo], confi
     name = hashlib.sha256("\n".join([settings, *(part.sha256 for part in group)]).encode()).hexdigest()[:_HEX_DIGITS]
     with PartWriter(lake, TABLES[table], run_id, f"compact-{name}", config) as writer:
         for part in group:
-            _check_source(lake, run_id, table, part)
-            path = lake.root / part.path
-            with open_part(path) as file, files.lake_errors(path, "read the file"):
-                for number in range(file.num_row_groups):
-                    try:
-                        writer.write(file.read_row_group(number))
-                    except pa.ArrowException as error:
-                        raise LakeError(f"{path}: can't be read: {error}.", _NOTHING_CHANGED) from error
+            place_of = lake.root / part.path
+            if files.size_of(place_of) != part.bytes:
+                raise _not_as_recorded(place_of)
+            with files.on_disk(place_of) as path:
+                _check_source(path, run_id, table, part)
+                _copy_rows(path, writer)
         return writer.finish()
 
 
-def _check_source(lake: Lake, run_id: str, table: str, part: PartInfo) -> None:
+def _copy_rows(path: Path, writer: PartWriter) -> None:
+    with open_part(path) as file, files.lake_errors(path, "read the file"):
+        for number in range(file.num_row_groups):
+            try:
+                writer.write(file.read_row_group(number))
+            except pa.ArrowException as error:
+                raise LakeError(f"{path}: can't be read: {error}.", _NOTHING_CHANGED) from error
+
+
+def _check_source(path: Path, run_id: str, table: str, part: PartInfo) -> None:
     """A damaged part must not get a new, fitting digest."""
-    path = lake.root / part.path
-    if files.size_of(path) != part.bytes or files.sha256_of(path) != part.sha256:
-        raise LakeError(f"{path}: missing, or not what the run's manifest says.", _NOTHING_CHANGED)
+    if files.sha256_of(path) != part.sha256:
+        raise _not_as_recorded(path)
     check_part(path, TABLES[table], run_id, None, part.rows)
+
+
+def _not_as_recorded(path: LakePath) -> LakeError:
+    return LakeError(f"{path}: missing, or not what the run's manifest says.", _NOTHING_CHANGED)
 
 
 def _check_rows(manifest: RunManifest, after: dict[str, list[PartInfo]]) -> None:
@@ -181,7 +203,8 @@ def _replace(lake: Lake, manifest: RunManifest, after: dict[str, list[PartInfo]]
     """Let the manifest name the merged parts; blocks keep their totals and seconds."""
     blocks = [block.model_copy(update={"parts": {}}) for block in manifest.blocks]
     merged = manifest.model_copy(update={"blocks": blocks, "parts": manifest.parts | after})
+    path = lake.manifest_path(manifest.run_id)
+    version = files.version_of(path)
     with publishing(lake, manifest.run_id) as current:
-        if current != manifest:
+        if current != manifest or not files.write_over(path, to_json(merged), version):
             raise LakeError(f"run {manifest.run_id} was changed meanwhile.", "Start the same command again.")
-        files.write_atomic(lake.manifest_path(manifest.run_id), to_json(merged))

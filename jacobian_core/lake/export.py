@@ -7,7 +7,6 @@ find nothing until `SET file_search_path`.
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,10 +65,11 @@ def _fill(lake: Lake, manifest: RunManifest, root: Path) -> None:
             _copy(lake, part, root / part.path)
     files.write_atomic(target.manifest_path(manifest.run_id), to_json(manifest))
     reports = lake.report_folder(manifest.run_id)
-    if reports.is_dir():
-        with files.lake_errors(root, "copy the reports"):
-            ignored = shutil.ignore_patterns(f"{files.TEMPORARY_PREFIX}*")
-            shutil.copytree(reports, target.report_folder(manifest.run_id), ignore=ignored)
+    for path in files.list_folder(reports):
+        if not files.is_temporary(path):
+            to = root / lake.relative(path)
+            files.make_folder(to.parent)
+            files.copy_to_disk(path, to)
     files.write_atomic(root / DICTIONARY, data_dictionary().encode())
     files.write_atomic(root / README, _readme(manifest).encode())
     _build_warehouse(target, manifest.run_id)
@@ -77,8 +77,7 @@ def _fill(lake: Lake, manifest: RunManifest, root: Path) -> None:
 
 def _copy(lake: Lake, part: PartInfo, to: Path) -> None:
     files.make_folder(to.parent)
-    with files.lake_errors(to, "copy the part"):
-        shutil.copyfile(lake.root / part.path, to)
+    files.copy_to_disk(lake.root / part.path, to)
     if files.size_of(to) != part.bytes or files.sha256_of(to) != part.sha256:
         problem = f"{lake.root / part.path}: not what the run's manifest says."
         raise LakeError(problem, "See `jacobian verify`; nothing was exported.")

@@ -1,8 +1,11 @@
-"""Every file-system call of the lake, so that one module changes when the lake moves to an object store.
+"""Every file-system call of the lake: on a disk, and (where a path is a StorePath) in an object store.
 
-A file appears under its name only when it is whole: it is written under a temporary name in the same folder, fsynced
-and renamed, and its folder is fsynced. That costs two fsyncs a file (milliseconds), next to a block's seconds of
-computing. Temporary names start with `.tmp-`, so no reader that looks for `part-*` or `*.json` sees them.
+On a disk a file appears under its name only when it is whole: it is written under a temporary name in the same folder,
+fsynced and renamed, and its folder is fsynced. That costs two fsyncs a file (milliseconds), next to a block's seconds
+of computing. Temporary names start with `.tmp-`, so no reader that looks for `part-*` or `*.json` sees them.
+
+In a store it is written and checked in this machine's cache, and then put whole (`store`). There are no folders to
+make or to sync, and no locks: `publish` and `runs` say how workers then keep out of each other's way.
 """
 
 from __future__ import annotations
@@ -11,115 +14,55 @@ import errno
 import hashlib
 import os
 import shutil
-import time
-import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 
 from jacobian_core.errors import LakeError
+from jacobian_core.lake import store
+from jacobian_core.lake.file_errors import lake_errors as lake_errors
+from jacobian_core.lake.locks import exclusive as exclusive
+from jacobian_core.lake.paths import LakePath, StorePath
+from jacobian_core.lake.temporary import STALE_AFTER_SECONDS as STALE_AFTER_SECONDS
+from jacobian_core.lake.temporary import TEMPORARY_PREFIX as TEMPORARY_PREFIX
+from jacobian_core.lake.temporary import is_stale as is_stale
+from jacobian_core.lake.temporary import is_temporary as is_temporary
+from jacobian_core.lake.temporary import temporary_path as temporary_path
+from jacobian_core.resources import cache_folder
 
-TEMPORARY_PREFIX = ".tmp-"
-STALE_AFTER_SECONDS = 3600.0
-"""Age at which a temporary file of a process on another machine counts as left behind."""
-_LOCK_POLL_SECONDS = 0.02
 _ATTEMPTS = 3
 """Tries at what another process can undo at the same moment."""
 
-_REMEDIES = {
-    errno.ENOSPC: "Free some space and start the same command again: finished blocks are kept.",
-    errno.EDQUOT: "The disk quota is used up: free some space and start the same command again.",
-    errno.EFBIG: "The file would pass the size limit (`ulimit -f`): raise it, or set a smaller `corpus.block_tokens`.",
-    errno.EACCES: "Give this user the right to write there, or choose another folder with `--lake`.",
-    errno.EPERM: "Give this user the right to write there, or choose another folder with `--lake`.",
-    errno.EROFS: "The file system is read-only: choose another folder with `--lake`.",
-    errno.ENOTDIR: "A part of the path is a file, not a folder: choose another folder with `--lake`.",
-    errno.EEXIST: "A part of the path is a file, not a folder: choose another folder with `--lake`.",
-    errno.EISDIR: "There is a folder where a file belongs: remove it, or choose another lake with `--lake`.",
-    errno.ENOENT: "It is not there, or not any more: check `--lake`, or start the same command again.",
-}
+# ---- writing
 
 
-@contextmanager
-def lake_errors(path: Path, doing: str) -> Iterator[None]:
-    """Turn an OSError into a LakeError that names the path and what to do."""
-    try:
-        yield
-    except OSError as error:
-        remedy = _REMEDIES.get(error.errno or 0, "Check the disk and start the same command again.")
-        reason = error.strerror or str(error)
-        raise LakeError(f"{path}: can't {doing}: {reason}.", remedy) from error
-
-
-@cache
-def _host() -> str:
-    """A short name of this machine; a process id means something only there."""
-    return hashlib.sha256(os.uname().nodename.encode()).hexdigest()[:8]
-
-
-@cache
-def _process_token(process: int) -> str:
-    """Tells this process from an earlier one with the same id, as a restarted container has; new after a fork."""
-    del process
-    return uuid.uuid4().hex[:8]
-
-
-def temporary_path(path: Path) -> Path:
-    """A fresh name beside `path`: `.tmp-<host>-<pid>-<process token>-<random>-<name>`."""
-    pid = os.getpid()
-    random = uuid.uuid4().hex[:8]
-    return path.with_name(f"{TEMPORARY_PREFIX}{_host()}-{pid}-{_process_token(pid)}-{random}-{path.name}")
-
-
-def is_temporary(path: Path) -> bool:
-    """Whether the name is one of `temporary_path`'s."""
-    return path.name.startswith(TEMPORARY_PREFIX)
-
-
-def is_stale(path: Path) -> bool:
-    """Whether nobody is going to finish this temporary file.
-
-    On this machine the writing process must be gone; for another machine's file, only its age can tell.
-    """
-    host, _, rest = path.name.removeprefix(TEMPORARY_PREFIX).partition("-")
-    pid, _, rest = rest.partition("-")
-    if host == _host() and pid.isdigit():
-        if int(pid) == os.getpid():
-            return not rest.startswith(_process_token(os.getpid()))
-        if not _process_alive(int(pid)):
-            return True
-    try:
-        return time.time() - path.stat().st_mtime > STALE_AFTER_SECONDS
-    except FileNotFoundError:
-        return False
-
-
-def _process_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, OverflowError):
-        return True
-    return True
-
-
-def make_folder(folder: Path) -> None:
+def make_folder(folder: LakePath) -> None:
     """Create the folder and its parents; LakeError where that is not possible."""
-    with lake_errors(folder, "create the folder"):
-        folder.mkdir(parents=True, exist_ok=True)
+    if isinstance(folder, Path):
+        with lake_errors(folder, "create the folder"):
+            folder.mkdir(parents=True, exist_ok=True)
 
 
-def create_temporary(path: Path) -> BinaryIO:
+def uploads_folder() -> Path:
+    """Where files are written and checked before they are put into a store."""
+    return cache_folder() / "uploads"
+
+
+def spill_folder(folder: LakePath) -> Path:
+    """Where on this machine's disk that may be put which does not fit in memory, while `folder` is worked on."""
+    return folder / "duckdb" if isinstance(folder, Path) else temporary_path(uploads_folder() / "duckdb")
+
+
+def create_temporary(path: LakePath) -> BinaryIO:
     """Open a new temporary file for `path` (its folder is made); `Path(file.name)` is its name."""
-    with lake_errors(path, "create the file"):
+    place = path if isinstance(path, Path) else uploads_folder() / path.name
+    with lake_errors(place, "create the file"):
         for _ in range(_ATTEMPTS):
-            make_folder(path.parent)
+            make_folder(place.parent)
             with suppress(FileNotFoundError):  # another process has just cleared the folder away
-                return temporary_path(path).open("xb")
-        return temporary_path(path).open("xb")
+                return temporary_path(place).open("xb")
+        return temporary_path(place).open("xb")
 
 
 def close_durably(file: BinaryIO) -> None:
@@ -130,14 +73,30 @@ def close_durably(file: BinaryIO) -> None:
         file.close()
 
 
+def close_quietly(file: BinaryIO) -> None:
+    """Close a file whose content no longer matters."""
+    with suppress(OSError):
+        file.close()
+
+
 def rename(temporary: Path, path: Path) -> None:
-    """Give a whole temporary file its name, atomically; `fsync_folder` makes that durable."""
+    """Give a whole temporary file of a disk its name, atomically; `fsync_folder` makes that durable."""
     with lake_errors(path, "publish the file"):
         temporary.replace(path)
 
 
-def fsync_folder(folder: Path) -> None:
+def publish(temporary: Path, path: LakePath, sha256: str) -> None:
+    """Let a whole temporary file appear as `path`, whatever was there; on a disk, `fsync_folder` is to follow."""
+    if isinstance(path, StorePath):
+        store.put_file(path, temporary, sha256)
+    else:
+        rename(temporary, path)
+
+
+def fsync_folder(folder: LakePath) -> None:
     """Make renames and removals inside the folder survive a power cut."""
+    if isinstance(folder, StorePath):
+        return
     with lake_errors(folder, "sync the folder"):
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -146,8 +105,11 @@ def fsync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
-def write_atomic(path: Path, data: bytes) -> None:
+def write_atomic(path: LakePath, data: bytes) -> None:
     """Write a whole small file, durably; on any error nothing is left and an older file stays as it was."""
+    if isinstance(path, StorePath):
+        store.put(path, data)
+        return
     file = create_temporary(path)
     temporary = Path(file.name)
     try:
@@ -162,14 +124,37 @@ def write_atomic(path: Path, data: bytes) -> None:
         raise
 
 
-def close_quietly(file: BinaryIO) -> None:
-    """Close a file whose content no longer matters."""
-    with suppress(OSError):
-        file.close()
+def write_new(path: LakePath, data: bytes) -> bool:
+    """The same where there is no such file yet, else False. On a disk, the caller holds the lock that makes it true."""
+    if isinstance(path, StorePath):
+        return store.put(path, data, new=True)
+    if path.exists():
+        return False
+    write_atomic(path, data)
+    return True
 
 
-def read_bytes(path: Path) -> bytes | None:
+def write_over(path: LakePath, data: bytes, version: str | None) -> bool:
+    """Replace what had this `version_of`; False if that has changed since. On a disk, the caller holds the lock."""
+    if isinstance(path, StorePath):
+        return store.put(path, data, new=version is None, version=version)
+    write_atomic(path, data)
+    return True
+
+
+def version_of(path: LakePath) -> str | None:
+    """What tells a store's object from one that replaces it later; None on a disk, where locks do that."""
+    found = store.head(path) if isinstance(path, StorePath) else None
+    return found.version if found else None
+
+
+# ---- reading
+
+
+def read_bytes(path: LakePath) -> bytes | None:
     """The file's content; None where there is no such file; LakeError where it can't be read."""
+    if isinstance(path, StorePath):
+        return store.get(path)
     with lake_errors(path, "read the file"):
         try:
             return path.read_bytes()
@@ -177,22 +162,88 @@ def read_bytes(path: Path) -> bytes | None:
             return None
 
 
-def size_of(path: Path) -> int | None:
+def read_all(paths: Sequence[LakePath]) -> list[bytes | None]:
+    """`read_bytes` of each, at once where that saves time."""
+    objects = [path for path in paths if isinstance(path, StorePath)]
+    return store.gets(objects) if objects else [read_bytes(path) for path in paths]
+
+
+def is_file(path: LakePath) -> bool:
+    """Whether there is such a file."""
+    return store.head(path) is not None if isinstance(path, StorePath) else path.is_file()
+
+
+def is_folder(folder: LakePath) -> bool:
+    """Whether there is such a folder; in a store, whether anything is in it."""
+    return store.any_below(folder) if isinstance(folder, StorePath) else folder.is_dir()
+
+
+def size_of(path: LakePath) -> int | None:
     """The file's size in bytes; None where there is no such file."""
+    return sizes_of([path])[0]
+
+
+def sizes_of(paths: Sequence[LakePath]) -> list[int | None]:
+    """The same of many files, at once where that saves time."""
+    objects = [path for path in paths if isinstance(path, StorePath)]
+    if objects:
+        return [None if found is None else found.size for found in store.heads(objects)]
+    return [_size_on_disk(path) for path in paths if isinstance(path, Path)]
+
+
+def _size_on_disk(path: Path) -> int | None:
     try:
         return path.stat().st_size if path.is_file() else None
     except OSError:
         return None
 
 
-def sha256_of(path: Path) -> str:
+def modified(path: LakePath) -> float:
+    """When the file got its name and content, in seconds since the epoch; LakeError where it is gone."""
+    with lake_errors(path, "look at the file"):
+        if isinstance(path, Path):
+            return path.stat().st_mtime
+        if (found := store.head(path)) is None:
+            raise FileNotFoundError(errno.ENOENT, "it is gone")
+        return found.modified
+
+
+def sha256_of(path: LakePath) -> str:
     """The SHA-256 of the file's bytes, as 64 hex digits; LakeError where it can't be read."""
-    with lake_errors(path, "read the file"), path.open("rb") as file:
+    with on_disk(path) as copy, lake_errors(path, "read the file"), copy.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def list_folder(folder: Path) -> list[Path]:
+@contextmanager
+def on_disk(path: LakePath) -> Iterator[Path]:
+    """The file as one of this machine's disk: itself, or a copy for as long as the context lasts."""
+    if isinstance(path, Path):
+        yield path
+        return
+    copy = temporary_path(uploads_folder() / path.name)
+    make_folder(copy.parent)
+    try:
+        store.get_file(path, copy)
+        yield copy
+    except LakeError as error:
+        raise type(error)(error.problem.replace(str(copy), str(path)), error.remedy) from error
+    finally:
+        remove(copy)
+
+
+def copy_to_disk(path: LakePath, to: Path) -> None:
+    """Copy a file to a new place of this machine's disk."""
+    if isinstance(path, StorePath):
+        store.get_file(path, to)
+        return
+    with lake_errors(to, "copy the file"):
+        shutil.copyfile(path, to)
+
+
+def list_folder(folder: LakePath) -> list[LakePath]:
     """What is in the folder, sorted by name; nothing where there is no such folder."""
+    if isinstance(folder, StorePath):
+        return [folder / name for name in store.listing(folder)]
     with lake_errors(folder, "list the folder"):
         try:
             return sorted(folder.iterdir())
@@ -200,39 +251,38 @@ def list_folder(folder: Path) -> list[Path]:
             return []
 
 
-def remove(path: Path) -> None:
+# ---- removing
+
+
+def remove(path: LakePath) -> None:
     """Remove the file if it is there."""
+    if isinstance(path, StorePath):
+        store.delete(path)
+        return
     with lake_errors(path, "remove the file"):
         path.unlink(missing_ok=True)
 
 
-def remove_tree(folder: Path) -> None:
+def abort_uploads(folder: LakePath) -> int:
+    """Give up what was being put into a store below `folder` and is not going to be ended; how many that were."""
+    return store.abort_uploads(folder, STALE_AFTER_SECONDS) if isinstance(folder, StorePath) else 0
+
+
+def remove_empty(folder: LakePath) -> None:
+    """Remove the folder if nothing is in it."""
+    if isinstance(folder, Path):
+        with suppress(OSError):
+            folder.rmdir()
+
+
+def remove_tree(folder: LakePath) -> None:
     """Remove the folder and all in it, also while another process does the same."""
+    if isinstance(folder, StorePath):
+        store.delete_below(folder)
+        return
     with lake_errors(folder, "remove the folder"):
         for _ in range(_ATTEMPTS):
             shutil.rmtree(folder, ignore_errors=True)
             if not folder.exists():
                 return
         shutil.rmtree(folder)
-
-
-@contextmanager
-def exclusive(path: Path, timeout_s: float = 60.0) -> Iterator[None]:
-    """Hold the lock file `path` among all processes of this machine; the kernel frees it when its holder dies.
-
-    Raises LakeError when it can't be had within `timeout_s` seconds (its holder is paused, or the disk hangs).
-    """
-    import fcntl
-
-    with lake_errors(path, "lock the file"), path.open("ab") as file:
-        deadline = time.monotonic() + timeout_s
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    problem = f"{path}: another process has held this lock for {timeout_s:.0f} s."
-                    raise LakeError(problem, "Let it go on or end it, then start the same command again.") from None
-                time.sleep(_LOCK_POLL_SECONDS)
-        yield

@@ -25,6 +25,7 @@ from jacobian_core.lake.manifest import (
     from_json,
     parts_by_table,
 )
+from jacobian_core.lake.paths import LakePath, lake_path
 
 LAKE_FORMAT = "jacobian-flows lake"
 _NAME = re.compile(NAME_PATTERN)
@@ -41,8 +42,8 @@ class RunFiles:
 class Lake:
     """Paths and records under one root folder. The constructor touches no file; see `create` and `open`."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = Path(root)
+    def __init__(self, root: LakePath | str) -> None:
+        self.root = lake_path(root)
 
     def __repr__(self) -> str:
         return f"Lake({str(self.root)!r})"
@@ -50,9 +51,9 @@ class Lake:
     # ---- opening
 
     @classmethod
-    def create(cls, root: Path | str) -> Lake:
+    def create(cls, root: LakePath | str) -> Lake:
         """Open the lake at `root`, made first where there is nothing; LakeError if that is no place for a lake."""
-        lake = cls(Path(root))
+        lake = cls(root)
         files.make_folder(lake.root)
         if files.read_bytes(lake.description_path) is None:
             # Names with a leading '_' or '.' may be there before the lake: the local server keeps its state there.
@@ -61,13 +62,13 @@ class Lake:
                 problem = f"{lake.root}: not a lake (no lake.json, but {others[0]!r})."
                 raise LakeError(problem, "Choose an empty or new folder with `--lake`.")
             content = {"format": LAKE_FORMAT, "schema_version": SCHEMA_VERSION}
-            files.write_atomic(lake.description_path, json.dumps(content).encode() + b"\n")
+            files.write_new(lake.description_path, json.dumps(content).encode() + b"\n")
         return cls.open(root)
 
     @classmethod
-    def open(cls, root: Path | str) -> Lake:
+    def open(cls, root: LakePath | str) -> Lake:
         """Open an existing lake; LakeError where there is none, or one of another schema version."""
-        lake = cls(Path(root))
+        lake = cls(root)
         data = files.read_bytes(lake.description_path)
         if data is None:
             raise LakeError(
@@ -86,52 +87,57 @@ class Lake:
     # ---- paths
 
     @property
-    def description_path(self) -> Path:
+    def locks(self) -> bool:
+        """Whether workers can keep each other out: on a disk, and not in a store."""
+        return isinstance(self.root, Path)
+
+    @property
+    def description_path(self) -> LakePath:
         """`lake.json`: format and schema version."""
         return self.root / "lake.json"
 
     @property
-    def warehouse_path(self) -> Path:
+    def warehouse_path(self) -> LakePath:
         """The DuckDB file of views and macros."""
         return self.root / "warehouse.duckdb"
 
-    def part_path(self, table: str, run_id: str, block_id: str) -> Path:
+    def part_path(self, table: str, run_id: str, block_id: str) -> LakePath:
         """The part of a table for one block, or for a whole run (such as block_id 'active' of pair_stats)."""
         return self.root / _safe(table) / f"run_id={_safe(run_id)}" / f"part-{_safe(block_id)}.parquet"
 
-    def work_folder(self, run_id: str) -> Path:
+    def work_folder(self, run_id: str) -> LakePath:
         """Everything of a run in progress but its parts; gone when the run is published."""
         return self.root / "_work" / _safe(run_id)
 
-    def request_path(self, run_id: str) -> Path:
+    def request_path(self, run_id: str) -> LakePath:
         """Identity and configuration of a run in progress."""
         return self.work_folder(run_id) / "request.json"
 
-    def lock_path(self, run_id: str) -> Path:
+    def lock_path(self, run_id: str) -> LakePath:
         """Held while files of the run are published."""
         return self.work_folder(run_id) / "publish.lock"
 
-    def staged_path(self, run_id: str, block_id: str) -> Path:
+    def staged_path(self, run_id: str, block_id: str) -> LakePath:
         """A tokenised block that waits to be computed."""
         return self.work_folder(run_id) / "staged" / f"{_safe(block_id)}.arrow"
 
-    def distrusted_folder(self, run_id: str) -> Path:
+    def distrusted_folder(self, run_id: str) -> LakePath:
         """A file for each shard that was changed while the run read it, named as its blocks' ids begin."""
         return self.work_folder(run_id) / "distrusted"
 
-    def marker_path(self, run_id: str, block_id: str) -> Path:
+    def marker_path(self, run_id: str, block_id: str) -> LakePath:
         """Says that a block is done; written after all of its parts."""
         return self.work_folder(run_id) / "done" / f"{_safe(block_id)}.json"
 
-    def manifest_path(self, run_id: str) -> Path:
+    def manifest_path(self, run_id: str) -> LakePath:
         """Says that a run is done; written last."""
         return self.root / "runs" / f"{_safe(run_id)}.json"
 
-    def report_folder(self, run_id: str) -> Path:
+    def report_folder(self, run_id: str) -> LakePath:
         """Where the reports of a run are written."""
         return self.root / "reports" / _safe(run_id)
 
-    def relative(self, path: Path) -> str:
+    def relative(self, path: LakePath) -> str:
         """A path inside the lake as the records write it."""
         return path.relative_to(self.root).as_posix()
 
@@ -141,7 +147,7 @@ class Lake:
         """The ids of all runs, finished or in progress, sorted."""
         finished = {p.stem for p in files.list_folder(self.root / "runs") if p.suffix == ".json" and _is_name(p.stem)}
         going = {p.name for p in files.list_folder(self.root / "_work") if _is_name(p.name)}
-        return sorted(finished | {run_id for run_id in going if self.request_path(run_id).is_file()})
+        return sorted(finished | {run_id for run_id in going if files.is_file(self.request_path(run_id))})
 
     def manifest(self, run_id: str) -> RunManifest | None:
         """The manifest of a finished run; None while there is none; LakeError if it is damaged."""
@@ -172,7 +178,9 @@ class Lake:
         manifest = self.manifest(run_id)
         if manifest is not None:
             return manifest.blocks
-        found = [self.marker(run_id, block_id) for block_id in self.done_blocks(run_id)]
+        paths = [self.marker_path(run_id, block_id) for block_id in self.done_blocks(run_id)]
+        read = zip(paths, files.read_all(paths), strict=True)
+        found = [None if data is None else from_json(BlockMarker, data, path) for path, data in read]
         manifest = self.manifest(run_id)  # the run may have been published, and its markers removed, while we read
         return manifest.blocks if manifest is not None else [marker for marker in found if marker is not None]
 

@@ -23,6 +23,7 @@ from jacobian_core.errors import LakeError
 from jacobian_core.lake import files
 from jacobian_core.lake.layout import Lake
 from jacobian_core.lake.manifest import PartInfo
+from jacobian_core.lake.paths import LakePath
 from jacobian_core.lake.validate import Key, check_part, check_rows, part_metadata
 
 _ENCODINGS = {"byte_stream_split": "BYTE_STREAM_SPLIT", "delta": "DELTA_BINARY_PACKED"}
@@ -53,7 +54,7 @@ class PreparedPart:
     run_id: str
     block_id: str
     temporary: Path
-    path: Path
+    path: LakePath
     info: PartInfo
 
     def discard(self) -> None:
@@ -73,7 +74,7 @@ class PartWriter:
 
     def __init__(self, lake: Lake, table: Table, run_id: str, block_id: str, config: LakeConfig) -> None:
         self._lake, self._table, self._run_id, self._block_id = lake, table, run_id, block_id
-        self._path = lake.part_path(table.name, run_id, block_id)
+        self._path = self._place = lake.part_path(table.name, run_id, block_id)
         self._group_rows = config.row_group_rows
         self._options = encode_options(table, config)
         self._pending: list[pa.Table] = []
@@ -85,9 +86,11 @@ class PartWriter:
     def __enter__(self) -> PartWriter:
         self._file = files.create_temporary(self._path)
         self._temporary = Path(self._file.name)
+        if not self._lake.locks:  # in a store: what goes wrong before it is put is this machine's matter
+            self._place = self._temporary
         metadata = part_metadata(self._table, self._run_id, self._block_id)
         try:
-            with files.lake_errors(self._path, "write the part"):
+            with files.lake_errors(self._place, "write the part"):
                 self._writer = pq.ParquetWriter(
                     self._file, self._table.schema().with_metadata(metadata), **self._options
                 )
@@ -121,7 +124,7 @@ class PartWriter:
         """Write what is left, make the file durable and check it; returns the part, ready to be published."""
         if self._pending_rows:
             self._write_group(pa.concat_tables(self._pending))
-        with files.lake_errors(self._path, "write the part"):
+        with files.lake_errors(self._place, "write the part"):
             self._writer.close()
         files.close_durably(self._file)
         check_part(self._temporary, self._table, self._run_id, self._block_id, self._rows)
@@ -144,7 +147,7 @@ class PartWriter:
         self._pending_rows = data.num_rows - start
 
     def _write_group(self, data: pa.Table) -> None:
-        with files.lake_errors(self._path, "write the part"):
+        with files.lake_errors(self._place, "write the part"):
             self._writer.write_table(data, row_group_size=self._group_rows)
 
     def _abandon(self) -> None:

@@ -1,7 +1,13 @@
 """Publish what was written: all parts of a block, then its marker; or one part of a run-level table.
 
-A lock per run makes two workers on one block harmless: the second finds the marker and the same bytes, and does
-nothing. The lock is held for renames and fsyncs only (milliseconds), never while data are computed or encoded.
+On a disk, a lock per run makes two workers on one block harmless: the second finds the marker and the same bytes, and
+does nothing. The lock is held for renames and fsyncs only (milliseconds), never while data are computed or encoded.
+
+In a store there is no lock. Parts never replace other bytes (`place`), a marker is put only where there is none, and it
+is taken back if the run turns out to be finished: so of two workers one publishes the block, the other finds the same
+bytes, or is refused; and one that slept until the run was finished changes nothing. This rests on reads that see every
+earlier write, and on conditional PUTs. Without the latter, two workers that put different bytes within the milliseconds
+between a look and a PUT can leave the second one's marker: it names its own, whole parts.
 """
 
 from __future__ import annotations
@@ -22,6 +28,7 @@ from jacobian_core.lake import files
 from jacobian_core.lake.layout import Lake
 from jacobian_core.lake.manifest import BlockMarker, PartInfo, RunManifest, Totals, to_json
 from jacobian_core.lake.parts import PartWriter, PreparedPart
+from jacobian_core.lake.place import place, restore
 
 ROWS_OF_TOTAL = {
     "tokens": "tokens",
@@ -85,18 +92,42 @@ def publish_block(
         marker = BlockMarker(run_id=run_id, block_id=block_id, parts=infos, totals=totals, **said)
         _check_whole(marker, parts)
         with publishing(lake, run_id) as manifest:
-            existing = published_block(lake, manifest, run_id, block_id)
+            existing = _standing(lake, manifest, marker, parts)
             if existing is not None:
-                _keep(lake, existing, marker, parts)
                 return existing
-            if manifest is not None:
-                problem = f"{lake.manifest_path(run_id)}: the run is finished, without a block {block_id}."
-                raise LakeError(problem, "A finished run takes no more blocks: start a new run.")
-            _rename(parts)
-            files.write_atomic(lake.marker_path(run_id, block_id), to_json(marker))
-            return marker
+            placed = zip(parts, place(lake, parts), strict=True)
+            marker = marker.model_copy(update={"parts": {part.table: info for part, info in placed}})
+            fresh = files.write_new(lake.marker_path(run_id, block_id), to_json(marker))
+            return marker if fresh and lake.locks else _agreed(lake, marker, parts, fresh)
     finally:
         discard(parts)
+
+
+def _standing(
+    lake: Lake, manifest: RunManifest | None, marker: BlockMarker, parts: Sequence[PreparedPart]
+) -> BlockMarker | None:
+    """The block's marker if it is published, its files healed; LakeError if they have other bytes or can't be added."""
+    existing = published_block(lake, manifest, marker.run_id, marker.block_id)
+    if existing is not None:
+        _keep(lake, existing, marker, parts)
+    elif manifest is not None:
+        problem = f"{lake.manifest_path(marker.run_id)}: the run is finished, without a block {marker.block_id}."
+        raise LakeError(problem, "A finished run takes no more blocks: start a new run.")
+    return existing
+
+
+def _agreed(lake: Lake, marker: BlockMarker, parts: Sequence[PreparedPart], fresh: bool) -> BlockMarker:
+    """The marker that stands, where others may have published the block or the whole run in the meantime."""
+    manifest = lake.manifest(marker.run_id)
+    if fresh and manifest is None:
+        return marker
+    if fresh:
+        files.remove(lake.marker_path(marker.run_id, marker.block_id))
+    existing = _standing(lake, manifest, marker, parts)
+    if existing is None:
+        problem = f"run {marker.run_id}: block {marker.block_id} was taken back while it was published."
+        raise LakeError(problem, "Start the same command again.")
+    return existing
 
 
 def _check_whole(marker: BlockMarker, parts: Sequence[PreparedPart]) -> None:
@@ -146,14 +177,8 @@ def _keep(lake: Lake, existing: BlockMarker, marker: BlockMarker, parts: Sequenc
         remedy = "Let all workers use the same versions and the same kind of device; the published block stands."
         raise LakeError(problem, remedy)
     if not existing.compacted and not intact(lake, existing.parts.values()):
-        _rename(parts)
-
-
-def _rename(parts: Sequence[PreparedPart]) -> None:
-    for part in parts:
-        files.rename(part.temporary, part.path)
-    for folder in sorted({part.path.parent for part in parts}):
-        files.fsync_folder(folder)
+        for part in parts:
+            restore(lake, part, existing.parts[part.table])
 
 
 def publish_part(lake: Lake, part: PreparedPart) -> PartInfo:
@@ -163,13 +188,16 @@ def publish_part(lake: Lake, part: PreparedPart) -> PartInfo:
     """
     try:
         with publishing(lake, part.run_id) as manifest:
-            named = manifest.all_parts().get(part.table, []) if manifest else [part.info]
-            if part.info not in named:
+            if manifest is None:
+                return place(lake, [part])[0]
+            named = manifest.all_parts().get(part.table, [])
+            found = next((info for info in named if info.content == part.info.content), None)
+            if found is None:
                 problem = f"{part.path}: run {part.run_id} is finished, with other bytes in this table."
                 raise LakeError(problem, "A finished run does not change: start a new run.")
-            if manifest is None or not intact(lake, [part.info]):
-                _rename([part])
-            return part.info
+            if not intact(lake, [found]):
+                restore(lake, part, found)
+            return found
     finally:
         discard([part])
 
@@ -184,33 +212,39 @@ def withdraw_block(lake: Lake, run_id: str, block_id: str) -> None:
             )
         path = lake.marker_path(run_id, block_id)
         files.remove(path)
-        if path.parent.is_dir():
+        if files.is_folder(path.parent):
             files.fsync_folder(path.parent)
 
 
 @contextmanager
-def publishing(lake: Lake, run_id: str) -> Iterator[RunManifest | None]:
-    """Be the only one who publishes files of the run; yields its manifest if it is finished already.
+def publishing(lake: Lake, run_id: str, beginning: bool = False) -> Iterator[RunManifest | None]:
+    """Be the only one (on a disk) who publishes files of the run; yields its manifest if it is finished already.
 
-    Raises LakeError where the run was never begun.
+    Raises LakeError where the run was never begun, unless it is `beginning`.
     """
     folder = lake.work_folder(run_id)
     with ExitStack() as held:
-        if folder.is_dir():
+        if lake.locks and files.is_folder(folder):
             try:
                 held.enter_context(files.exclusive(lake.lock_path(run_id)))
             except LakeError:
-                if folder.is_dir():
+                if files.is_folder(folder):
                     raise
         manifest = lake.manifest(run_id)
-        if manifest is None and not folder.is_dir():
+        if manifest is None and not beginning and not _begun(lake, run_id):
             raise LakeError(f"{lake.root}: run {run_id} was not begun.", "Start it with `jacobian run`.")
         yield manifest
 
 
+def _begun(lake: Lake, run_id: str) -> bool:
+    """Whether the run has a place to work in. In a store its request is that: nothing else is put before."""
+    return files.is_folder(lake.work_folder(run_id)) if lake.locks else files.is_file(lake.request_path(run_id))
+
+
 def intact(lake: Lake, parts: Iterable[PartInfo]) -> bool:
     """Whether every part is there in its full size; what is inside is checked by `verify_lake`."""
-    return all(files.size_of(lake.root / part.path) == part.bytes for part in parts)
+    named = list(parts)
+    return files.sizes_of([lake.root / part.path for part in named]) == [part.bytes for part in named]
 
 
 def discard(parts: Sequence[PreparedPart]) -> None:

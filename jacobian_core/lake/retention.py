@@ -12,7 +12,6 @@ import logging
 import os
 import time
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,7 +21,8 @@ from jacobian_core.lake import files
 from jacobian_core.lake.compact import maintaining
 from jacobian_core.lake.layout import Lake
 from jacobian_core.lake.manifest import RunManifest
-from jacobian_core.sql.warehouse import build_warehouse
+from jacobian_core.lake.paths import LakePath
+from jacobian_core.sql.warehouse_file import build_warehouse
 
 log = logging.getLogger(__name__)
 
@@ -88,22 +88,27 @@ def _chosen(lake: Lake, manifests: list[RunManifest], keep: int | None, named: l
 
 
 def _forget(lake: Lake, run_id: str) -> None:
-    """Make a run's manifest its tombstone: one rename."""
+    """Make a run's manifest its tombstone: one rename, or in a store a copy and then the removal that counts."""
     path = lake.manifest_path(run_id)
-    with files.lake_errors(path, "prune the run"):
-        os.utime(path)  # the grace begins now
-    files.rename(path, path.with_name(_TOMBSTONE + path.name))
-    files.fsync_folder(path.parent)
+    tombstone = path.with_name(_TOMBSTONE + path.name)
+    if isinstance(path, Path) and isinstance(tombstone, Path):
+        with files.lake_errors(path, "prune the run"):
+            os.utime(path)  # the grace begins now
+        files.rename(path, tombstone)
+        files.fsync_folder(path.parent)
+    else:
+        files.write_atomic(tombstone, files.read_bytes(path) or b"")
+        files.remove(path)
 
 
 @dataclass
 class _Due:
     """Files to remove, and what is not due yet."""
 
-    paths: list[Path] = field(default_factory=list)
-    folders: list[Path] = field(default_factory=list)
-    tombstones: list[Path] = field(default_factory=list)
-    waiting: list[Path] = field(default_factory=list)
+    paths: list[LakePath] = field(default_factory=list)
+    folders: list[LakePath] = field(default_factory=list)
+    tombstones: list[LakePath] = field(default_factory=list)
+    waiting: list[LakePath] = field(default_factory=list)
 
 
 def sweep_lake(lake: Lake, grace_seconds: float = GRACE_SECONDS) -> Sweep:
@@ -120,16 +125,15 @@ def sweep_lake(lake: Lake, grace_seconds: float = GRACE_SECONDS) -> Sweep:
                 _pruned_run(lake, tombstone, now - grace_seconds, due)
         if due.paths:
             build_warehouse(lake)
-        removed = sum(files.size_of(path) or 0 for path in due.paths)
+        removed = sum(size or 0 for size in files.sizes_of(due.paths))
         for path in due.paths:
-            if not lake.work_folder(_run_of(path)).exists():  # it began again while the sweep went on
+            if not files.is_folder(lake.work_folder(_run_of(path))):  # it began again while the sweep went on
                 files.remove(path)
         for folder in due.folders:
-            with suppress(OSError):  # a run that has begun again meanwhile keeps what it has put there
-                folder.rmdir()
+            files.remove_empty(folder)  # a run that has begun again meanwhile keeps what it has put there
         for tombstone in due.tombstones:  # last: a sweep that is killed before is continued
             files.remove(tombstone)
-        waiting = sum(files.size_of(path) or 0 for path in due.waiting)
+        waiting = sum(size or 0 for size in files.sizes_of(due.waiting))
     if due.paths:
         log.info("%s: %d files removed, %d bytes", lake.root, len(due.paths), removed)
     return Sweep(len(due.paths), removed, len(due.waiting), waiting)
@@ -138,20 +142,20 @@ def sweep_lake(lake: Lake, grace_seconds: float = GRACE_SECONDS) -> Sweep:
 def _replaced_parts(lake: Lake, run_id: str, before: float, due: _Due) -> None:
     """The parts of a finished run that its manifest does not name: merged ones, or those of a killed compaction."""
     manifest = lake.manifest(run_id)
-    if manifest is None or lake.work_folder(run_id).exists():
+    if manifest is None or files.is_folder(lake.work_folder(run_id)):
         return
     named = {part.path for parts in manifest.all_parts().values() for part in parts}
-    since = _modified(lake.manifest_path(run_id))
+    since = files.modified(lake.manifest_path(run_id))
     for path in _part_files(lake, run_id):
         if lake.relative(path) not in named:
-            (due.paths if max(since, _modified(path)) <= before else due.waiting).append(path)
+            (due.paths if max(since, files.modified(path)) <= before else due.waiting).append(path)
 
 
-def _pruned_run(lake: Lake, tombstone: Path, before: float, due: _Due) -> None:
+def _pruned_run(lake: Lake, tombstone: LakePath, before: float, due: _Due) -> None:
     run_id = tombstone.name.removeprefix(_TOMBSTONE).removesuffix(".json")
     if run_id in lake.runs():  # it was started again, over the files that were there
         due.tombstones.append(tombstone)
-    elif _modified(tombstone) <= before:
+    elif files.modified(tombstone) <= before:
         due.folders += [lake.part_path(table, run_id, "x").parent for table in TABLES]
         due.folders.append(lake.report_folder(run_id))
         due.paths += [path for folder in due.folders for path in files.list_folder(folder)]
@@ -160,16 +164,11 @@ def _pruned_run(lake: Lake, tombstone: Path, before: float, due: _Due) -> None:
         due.waiting += _part_files(lake, run_id)
 
 
-def _part_files(lake: Lake, run_id: str) -> list[Path]:
+def _part_files(lake: Lake, run_id: str) -> list[LakePath]:
     folders = [lake.part_path(table, run_id, "x").parent for table in TABLES]
     return [path for folder in folders for path in files.list_folder(folder) if not files.is_temporary(path)]
 
 
-def _run_of(path: Path) -> str:
+def _run_of(path: LakePath) -> str:
     """The run of a part or a report, from its folder's name."""
     return path.parent.name.removeprefix("run_id=")
-
-
-def _modified(path: Path) -> float:
-    with files.lake_errors(path, "look at the file"):
-        return path.stat().st_mtime

@@ -1,5 +1,8 @@
 """A run's life: begun under an identity, resumed after anything that stopped it, published last of all.
 
+In a store, where nobody can be locked out, its request and its manifest are put only where there are none: of two
+workers that begin or end the same run at once, one does it, and the other finds that it is done.
+
 A run that was stopped is mended before it goes on: blocks whose files are missing or short lose their markers and are
 computed again. Sizes are compared, not digests: a look at 100,000 parts takes a second, hashing a terabyte an hour.
 """
@@ -7,8 +10,7 @@ computed again. Sizes are compared, not digests: a look at 100,000 parts takes a
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
 from pydantic import JsonValue
@@ -18,7 +20,9 @@ from jacobian_core.corpus.blocks import make_block_id
 from jacobian_core.errors import LakeError
 from jacobian_core.lake import files
 from jacobian_core.lake.layout import Lake
-from jacobian_core.lake.manifest import BlockMarker, RunManifest, RunRequest, to_json
+from jacobian_core.lake.manifest import BlockMarker, RunManifest, RunRequest, from_json, to_json
+from jacobian_core.lake.paths import LakePath
+from jacobian_core.lake.place import drop_damaged
 from jacobian_core.lake.publish import intact, merge_totals, publishing
 
 log = logging.getLogger(__name__)
@@ -33,12 +37,12 @@ def begin_run(lake: Lake, run_id: str, identity: Mapping[str, JsonValue], config
     """
     manifest = lake.manifest(run_id)
     request = RunRequest(run_id=run_id, identity=dict(identity), config=dict(config))
-    if manifest is not None and not lake.work_folder(run_id).exists() and _whole(lake, manifest):
+    if manifest is not None and not files.is_folder(lake.work_folder(run_id)) and _whole(lake, manifest):
         _check_same(lake.manifest_path(run_id), manifest.identity, request)
         sweep(lake, run_id)
         return "done"
     files.make_folder(lake.work_folder(run_id))
-    with publishing(lake, run_id) as manifest:
+    with publishing(lake, run_id, beginning=True) as manifest:
         if manifest is not None:
             _check_same(lake.manifest_path(run_id), manifest.identity, request)
         state = _begin_locked(lake, manifest, request)
@@ -56,14 +60,15 @@ def _begin_locked(lake: Lake, manifest: RunManifest | None, request: RunRequest)
         return "resume"
     existing = lake.request(run_id)
     if existing is None:
-        files.write_atomic(lake.request_path(run_id), to_json(request))
-        return "new"
+        if files.write_new(lake.request_path(run_id), to_json(request)):
+            return "new"
+        existing = lake.request(run_id) or request  # another worker was faster
     _check_same(lake.request_path(run_id), existing.identity, request)
     _mend(lake, run_id)
     return "resume"
 
 
-def _check_same(path: Path, identity: Mapping[str, JsonValue], request: RunRequest) -> None:
+def _check_same(path: LakePath, identity: Mapping[str, JsonValue], request: RunRequest) -> None:
     if identity == request.identity:
         return
     keys = sorted({*identity, *request.identity})
@@ -73,7 +78,7 @@ def _check_same(path: Path, identity: Mapping[str, JsonValue], request: RunReque
 
 
 def _whole(lake: Lake, manifest: RunManifest) -> bool:
-    return all(intact(lake, parts) for parts in manifest.all_parts().values())
+    return intact(lake, (part for parts in manifest.all_parts().values() for part in parts))
 
 
 def _reopen(lake: Lake, manifest: RunManifest) -> None:
@@ -82,9 +87,10 @@ def _reopen(lake: Lake, manifest: RunManifest) -> None:
     log.warning("run %s: parts are missing or short; their blocks are computed again", run_id)
     request = RunRequest(run_id=run_id, identity=manifest.identity, config=manifest.config)
     files.write_atomic(lake.request_path(run_id), to_json(request))
-    for block in manifest.blocks:
-        if not block.compacted and intact(lake, block.parts.values()):
+    for block, whole in zip(manifest.blocks, _whole_blocks(lake, manifest.blocks), strict=True):
+        if whole and not block.compacted:
             files.write_atomic(lake.marker_path(run_id, block.block_id), to_json(block))
+    drop_damaged(lake, [part for parts in manifest.all_parts().values() for part in parts])
     files.remove(lake.manifest_path(run_id))
     files.fsync_folder(lake.manifest_path(run_id).parent)
 
@@ -104,7 +110,7 @@ def _drop_distrusted(lake: Lake, run_id: str) -> None:
                 if path.name.startswith(f"{record.name}-"):
                     log.warning("run %s: %s was made of a changed shard and is made again", run_id, path.stem)
                     files.remove(path)
-            if folder.is_dir():
+            if files.is_folder(folder):
                 files.fsync_folder(folder)
         files.remove(record)
 
@@ -112,18 +118,29 @@ def _drop_distrusted(lake: Lake, run_id: str) -> None:
 def _mend(lake: Lake, run_id: str) -> None:
     """Drop markers that can't be read, and those of blocks that are damaged or were made of a changed shard."""
     _drop_distrusted(lake, run_id)
-    for block_id in lake.done_blocks(run_id):
-        if not _block_intact(lake, run_id, block_id):
-            log.warning("run %s: block %s is damaged and is computed again", run_id, block_id)
-            files.remove(lake.marker_path(run_id, block_id))
+    paths = [lake.marker_path(run_id, block_id) for block_id in lake.done_blocks(run_id)]
+    markers = [_readable(data, path) for data, path in zip(files.read_all(paths), paths, strict=True)]
+    wholes = _whole_blocks(lake, [marker for marker in markers if marker is not None])
+    for path, marker in zip(paths, markers, strict=True):
+        if marker is None or not next(wholes):
+            log.warning("run %s: block %s is damaged and is computed again", run_id, path.stem)
+            files.remove(path)
+            drop_damaged(lake, list(marker.parts.values()) if marker else [])
 
 
-def _block_intact(lake: Lake, run_id: str, block_id: str) -> bool:
+def _readable(data: bytes | None, path: LakePath) -> BlockMarker | None:
+    """A marker; None where it can't be read or is gone."""
     try:
-        marker = lake.marker(run_id, block_id)
+        return None if data is None else from_json(BlockMarker, data, path)
     except LakeError:
-        return False
-    return marker is not None and intact(lake, marker.parts.values())
+        return None
+
+
+def _whole_blocks(lake: Lake, blocks: Sequence[BlockMarker]) -> Iterator[bool]:
+    """Of each block, whether its parts are there in their full size; asked for all at once, which a store rewards."""
+    parts = [part for block in blocks for part in block.parts.values()]
+    sizes = dict(zip(parts, files.sizes_of([lake.root / part.path for part in parts]), strict=True))
+    return (all(sizes[part] == part.bytes for part in block.parts.values()) for block in blocks)
 
 
 def publish_run(lake: Lake, manifest: RunManifest) -> None:
@@ -137,8 +154,9 @@ def publish_run(lake: Lake, manifest: RunManifest) -> None:
     with publishing(lake, run_id) as existing:
         if existing is None:
             _check_manifest(lake, manifest)
-            files.write_atomic(path, to_json(manifest))
-        elif not _same_run(existing, manifest):
+            if not files.write_new(path, to_json(manifest)):
+                existing = lake.manifest(run_id)  # another worker was faster
+        if existing is not None and not _same_run(existing, manifest):
             problem = f"{path}: the run is finished already, with other data."
             raise LakeError(problem, "A finished run does not change: start a new run.")
         files.remove_tree(lake.work_folder(run_id))
@@ -157,7 +175,8 @@ def _same_run(one: RunManifest, other: RunManifest) -> bool:
 
 
 def _run_level(manifest: RunManifest) -> dict[str, object]:
-    return {table: parts for table, parts in manifest.parts.items() if table not in BLOCK_TABLES}
+    of_run = {table: parts for table, parts in manifest.parts.items() if table not in BLOCK_TABLES}
+    return {table: [part.content for part in parts] for table, parts in of_run.items()}
 
 
 def _data(blocks: list[BlockMarker]) -> dict[str, object]:
@@ -181,8 +200,8 @@ def _check_manifest(lake: Lake, manifest: RunManifest) -> None:
     for table, parts in manifest.all_parts().items():
         if table not in TABLES:
             raise LakeError(f"{where}: {table!r} is not a table of the contract.", _AGAIN)
-        for part in parts:
-            if not intact(lake, [part]):
+        for part, size in zip(parts, files.sizes_of([lake.root / part.path for part in parts]), strict=True):
+            if size != part.bytes:
                 raise LakeError(f"{lake.root / part.path}: missing, or not {part.bytes} bytes.", _AGAIN)
     for name, value in merge_totals(manifest.blocks).items():
         if manifest.totals.get(name) != value:
@@ -195,6 +214,8 @@ _AGAIN = "Start the same command again: what is damaged is computed anew."
 def sweep(lake: Lake, run_id: str) -> int:
     """Remove temporary files of the run, and of the lake as a whole, whose process is gone; returns how many."""
     removed = 0
+    if not lake.locks:
+        return _sweep_uploads(lake)
     of_lake = [path for path in files.list_folder(lake.root) if files.is_temporary(path)]
     for path in of_lake + temporary_files(lake, run_id):
         if files.is_stale(path):
@@ -203,8 +224,22 @@ def sweep(lake: Lake, run_id: str) -> int:
     return removed
 
 
-def temporary_files(lake: Lake, run_id: str) -> list[Path]:
+def _sweep_uploads(lake: Lake) -> int:
+    """The same for a lake in a store: what was to be put into one, and uploads in several parts that were not ended."""
+    stale = [path for path in files.list_folder(files.uploads_folder()) if files.is_stale(path)]
+    for path in stale:
+        files.remove_tree(path) if files.is_folder(path) else files.remove(path)
+    try:
+        return len(stale) + files.abort_uploads(lake.root)
+    except LakeError as error:  # not every store and not every user's rights know these requests
+        log.debug("%s", error)
+        return len(stale)
+
+
+def temporary_files(lake: Lake, run_id: str) -> list[LakePath]:
     """Every temporary file of the run, of live processes too."""
+    if not lake.locks:
+        return []  # an object appears whole
     work = lake.work_folder(run_id)
     folders = [lake.part_path(table, run_id, "x").parent for table in TABLES]
     folders += [work, work / "staged", work / "done", lake.distrusted_folder(run_id), lake.report_folder(run_id)]

@@ -17,7 +17,8 @@ from jaxtyping import Bool
 
 from jacobian_core.contracts import Column, Table
 from jacobian_core.errors import LakeError
-from jacobian_core.lake import files
+from jacobian_core.lake import files, store
+from jacobian_core.lake.paths import LakePath
 
 Key = tuple[Any, ...]
 Values = Any
@@ -129,7 +130,7 @@ def part_metadata(table: Table, run_id: str, block_id: str) -> dict[bytes, bytes
     return metadata
 
 
-def check_part(path: Path, table: Table, run_id: str, block_id: str | None, rows: int) -> None:
+def check_part(path: LakePath, table: Table, run_id: str, block_id: str | None, rows: int) -> None:
     """Open a part's footer and compare schema, row count and metadata with what it should be; its data is not read.
 
     `block_id` None accepts any block. Raises LakeError that names the file.
@@ -147,7 +148,7 @@ def check_part(path: Path, table: Table, run_id: str, block_id: str | None, rows
             raise LakeError(problem, "Another version or another run wrote it: " + _DAMAGED)
 
 
-def check_part_rows(path: Path, table: Table) -> tuple[Key, Key] | None:
+def check_part_rows(path: LakePath, table: Table) -> tuple[Key, Key] | None:
     """Read a whole part, one row group at a time, and check its rows against the contract.
 
     Returns its first and last key (None: no rows). Raises LakeError where it can't be read or breaks the contract.
@@ -168,10 +169,10 @@ def check_part_rows(path: Path, table: Table) -> tuple[Key, Key] | None:
 _DAMAGED = "Restore the file from a copy, or remove it and start the run again: only its block is computed anew."
 
 
-def open_part(path: Path) -> pq.ParquetFile:
+def open_part(path: LakePath) -> pq.ParquetFile:
     """Open one Parquet file (a context manager), without taking columns from its path; LakeError if it is none."""
     with files.lake_errors(path, "open the file"):
         try:
-            return pq.ParquetFile(path)
+            return pq.ParquetFile(path if isinstance(path, Path) else store.open_input(path))
         except pa.ArrowException as error:
             raise LakeError(f"{path}: not a readable Parquet file: {error}.", _DAMAGED) from error

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from itertools import pairwise
-from pathlib import Path
 from typing import Literal
 
 import pyarrow as pa
@@ -18,6 +17,7 @@ from jacobian_core.errors import LakeError
 from jacobian_core.lake import files
 from jacobian_core.lake.layout import Lake
 from jacobian_core.lake.manifest import BlockMarker, PartInfo, RunManifest, parts_by_table
+from jacobian_core.lake.paths import LakePath
 from jacobian_core.lake.publish import ROWS_OF_TOTAL, TOTALLED_COLUMNS, merge_totals, row_problems, totals_of
 from jacobian_core.lake.runs import temporary_files
 from jacobian_core.lake.validate import Key, check_part, check_part_rows, open_part
@@ -69,11 +69,11 @@ class _RunCheck:
     run_id: str
     findings: list[Finding] = field(default_factory=list)
 
-    def add(self, severity: Severity, path: Path | str, what: str, remedy: str) -> None:
+    def add(self, severity: Severity, path: LakePath | str, what: str, remedy: str) -> None:
         where = path if isinstance(path, str) else self.lake.relative(path)
         self.findings.append(Finding(severity, self.run_id, where, what.removeprefix(f"{path}: "), remedy))
 
-    def refused(self, path: Path, error: LakeError) -> None:
+    def refused(self, path: LakePath, error: LakeError) -> None:
         self.add("error", path, error.problem, error.remedy)
 
 
@@ -200,7 +200,9 @@ def _check_table(check: _RunCheck, table: str, parts: list[PartInfo], block_of: 
             check.add("error", path_after, what, _RESTORE)
 
 
-def _check_file(check: _RunCheck, path: Path, part: PartInfo, table: Table, block_id: str | None) -> KeyRange | None:
+def _check_file(
+    check: _RunCheck, path: LakePath, part: PartInfo, table: Table, block_id: str | None
+) -> KeyRange | None:
     """Check one part; returns its first and last key. Raises LakeError with the first thing that is wrong."""
     folder = check.lake.part_path(table.name, check.run_id, "x").parent
     if path.parent != folder:
@@ -209,10 +211,11 @@ def _check_file(check: _RunCheck, path: Path, part: PartInfo, table: Table, bloc
     if size != part.bytes:
         what = "missing" if size is None else f"{size} bytes, recorded as {part.bytes}"
         raise LakeError(f"{path}: {what}.", _AGAIN)
-    if files.sha256_of(path) != part.sha256:
-        raise LakeError(f"{path}: its SHA-256 is not the recorded one: the file was changed.", _REDO)
-    check_part(path, table, check.run_id, block_id, part.rows)
-    return check_part_rows(path, table)
+    with files.on_disk(path) as copy:
+        if files.sha256_of(copy) != part.sha256:
+            raise LakeError(f"{copy}: its SHA-256 is not the recorded one: the file was changed.", _REDO)
+        check_part(copy, table, check.run_id, block_id, part.rows)
+        return check_part_rows(copy, table)
 
 
 def _check_temporaries(check: _RunCheck, finished: bool) -> None:
@@ -224,7 +227,7 @@ def _check_temporaries(check: _RunCheck, finished: bool) -> None:
 def _check_leftovers(check: _RunCheck, named: set[str]) -> None:
     """What a finished run should not have: parts that its manifest does not name, and a work folder."""
     lake = check.lake
-    if lake.work_folder(check.run_id).exists():
+    if files.is_folder(lake.work_folder(check.run_id)):
         check.add("warning", lake.work_folder(check.run_id), "work folder of a finished run", _CLEARED)
     for table in TABLES:
         for path in files.list_folder(lake.part_path(table, check.run_id, "x").parent):

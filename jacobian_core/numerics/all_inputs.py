@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from jaxtyping import Float, Float32, Int32, Int64
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from jacobian_core.config import AllInputsConfig, RunConfig
 from jacobian_core.errors import ConfigError
+from jacobian_core.lake.paths import LakePath
 from jacobian_core.numerics.device import PairTotals
 from jacobian_core.numerics.jacobian import JacobianKernel
 from jacobian_core.numerics.precision import kept, operand
@@ -222,7 +222,7 @@ class ExactSum:
         return (high.double() * 2.0**32 + low.double()) / unit
 
 
-def save_partial(partial: Partial, path: Path) -> None:
+def save_partial(partial: Partial, path: LakePath) -> None:
     """Keep a partial sum as safetensors; the file appears whole or not at all."""
     from dataclasses import fields
 
@@ -233,11 +233,14 @@ def save_partial(partial: Partial, path: Path) -> None:
     write_atomic(path, save({f.name: getattr(partial, f.name).contiguous() for f in fields(Partial)}))
 
 
-def load_partial(path: Path) -> Partial:
+def load_partial(path: LakePath) -> Partial:
     """A kept partial sum."""
     from safetensors.torch import load_file
 
-    return Partial(**load_file(str(path)))
+    from jacobian_core.lake.files import on_disk
+
+    with on_disk(path) as copy:
+        return Partial(**load_file(str(copy)))
 
 
 @dataclass(frozen=True)

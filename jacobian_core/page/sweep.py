@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 
 from jacobian_core.lake import files
 from jacobian_core.lake.layout import Lake
+from jacobian_core.lake.paths import LakePath
 from jacobian_core.page.canvas import png_of
 from jacobian_core.page.document import TITLE, html_document
 from jacobian_core.page.layers import (
@@ -46,7 +46,7 @@ def write_sweep_page(lake: Lake, record: SweepRecord, cells: Sequence[CellFigure
     """
     folder = lake.report_folder(record.sweep_id)
     drawn = {name: [p for c in curves if (p := draw_curve(c, cells))] for name, _, _, curves in _SECTIONS}
-    images: dict[str, Path] = {}
+    images: dict[str, LakePath] = {}
     for picture in (p for group in drawn.values() for p in group):
         images[picture.title] = folder / f"{picture.name}.png"
         files.write_atomic(images[picture.title], png_of(picture.figure))

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jacobian_core.lake import files
 from jacobian_core.lake.layout import Lake
+from jacobian_core.lake.paths import LakePath
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -21,8 +21,8 @@ PAGE_NAME = "report.html"
 class WrittenPage:
     """The page's file, and the PNG files of its figures by title."""
 
-    path: Path
-    images: dict[str, Path]
+    path: LakePath
+    images: dict[str, LakePath]
 
     @property
     def files(self) -> list[str]:
@@ -33,7 +33,7 @@ class WrittenPage:
 def write_page(
     lake: Lake,
     run_ids: Sequence[str],
-    folder: Path | None = None,
+    folder: LakePath | None = None,
     known: Mapping[str, Mapping[str, pa.Table]] | None = None,
 ) -> WrittenPage:
     """Write `report.html` and the figures' PNG files into `folder`, by default the reports' folder of the run.
@@ -62,7 +62,7 @@ def write_page(
     return WrittenPage(path, images)
 
 
-def default_folder(lake: Lake, run_ids: Sequence[str]) -> Path:
+def default_folder(lake: Lake, run_ids: Sequence[str]) -> LakePath:
     """Where the page of these runs belongs in the lake: beside the run's reports, or a folder of the comparison."""
     if len(run_ids) == 1:
         return lake.report_folder(run_ids[0])

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from jacobian_core.config import RunConfig
 from jacobian_core.errors import LakeError
 from jacobian_core.lake.layout import Lake
+from jacobian_core.lake.paths import LakePath, absolute
 from jacobian_core.profiles import build_model
 
 _DEFAULT_EXPERIMENTS = {"kinds": ["ablate", "unit"], "shape_token_share": 0.02}
 
 
-def analysis_config(root: Path, run_id: str, settings: Sequence[str]) -> RunConfig:
+def analysis_config(root: LakePath, run_id: str, settings: Sequence[str]) -> RunConfig:
     """The settings of the run `run_id`, changed by `group.key=value` overrides.
 
     Second derivatives and a sample of interventions are asked for where neither the run nor the overrides say else.
@@ -25,7 +25,7 @@ def analysis_config(root: Path, run_id: str, settings: Sequence[str]) -> RunConf
     if record is None:
         raise LakeError(f"{root} has no run {run_id}.", "`jacobian runs` lists the runs.")
     data: dict[str, Any] = dict(record.config)
-    data["lake"] = {**data["lake"], "root": str(root.absolute())}
+    data["lake"] = {**data["lake"], "root": str(absolute(root))}
     if not any(setting.strip().startswith("jacobian.derivatives") for setting in settings):
         data["jacobian"] = {**data["jacobian"], "derivatives": "second"}
     experiments = data.get("interventions") or {}

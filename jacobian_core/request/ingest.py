@@ -63,7 +63,7 @@ def plan_ingest(config: RunConfig, wanted: Identity, shards_at_once: int) -> Ing
     """
     _check_batches(config, shards_at_once)
     listed = select_shards(config.corpus)
-    lake = Lake.create(Path(config.lake.root))
+    lake = Lake.create(config.lake.root)
     lacking = lacking_shards(listed, held_shards(lake, wanted))
     begun = begun_batches(lake, config.name, wanted, shards_at_once)
     batches = next_batches([shard.name for shard in lacking], begun, shards_at_once)

@@ -20,7 +20,7 @@ def join_run(config: RunConfig, run_id: str, artifact: ArtifactRef) -> RunRef:
 
     Raises LakeError where it is not in progress, and ArtifactError where this process fetched another SAE pair.
     """
-    lake = Lake.open(Path(config.lake.root))
+    lake = Lake.open(config.lake.root)
     request = lake.request(run_id)
     if request is None:
         state = "is finished" if lake.manifest(run_id) is not None else "was not begun"
@@ -36,5 +36,5 @@ def join_run(config: RunConfig, run_id: str, artifact: ArtifactRef) -> RunRef:
 
 def open_blocks(run: RunRef, block_ids: Sequence[str]) -> list[str]:
     """Those of the blocks that are not done."""
-    done = set(Lake(Path(run.lake)).done_blocks(run.run_id))
+    done = set(Lake(run.lake).done_blocks(run.run_id))
     return [block_id for block_id in block_ids if block_id not in done]

@@ -13,6 +13,7 @@ import pyarrow as pa
 from jacobian_core.config import LakeConfig
 from jacobian_core.contracts import PAIR_STATS
 from jacobian_core.errors import QueryError
+from jacobian_core.lake import files
 from jacobian_core.lake.layout import Lake
 from jacobian_core.lake.parts import PartWriter, PreparedPart
 from jacobian_core.sql.run_facts import run_snapshot
@@ -39,7 +40,7 @@ def build_pair_stats(lake: Lake, run_id: str, config: LakeConfig, threads: int |
         raise QueryError(f"{lake.root} has no run {run_id}.", "`jacobian runs` lists the runs.")
     parameters = {"run_id": run_id, "thresholded": state.thresholded}
     # A finished run has no work folder, and must not get one: it would look as if it went on.
-    spill = None if state.complete else lake.work_folder(run_id) / "duckdb"
+    spill = None if state.complete else files.spill_folder(lake.work_folder(run_id))
     with (
         connect(lake, [run_id], config.duckdb_memory, threads, temporary_folder=spill) as connection,
         PartWriter(lake, PAIR_STATS, run_id, PAIR_STATS_ACTIVE, config) as writer,

@@ -16,6 +16,7 @@ import pyarrow as pa
 from jacobian_core.errors import QueryError
 from jacobian_core.lake import files
 from jacobian_core.lake.layout import Lake
+from jacobian_core.lake.paths import LakePath
 from jacobian_core.report_parameters import typed_parameters
 from jacobian_core.sql.sql_files import SqlFile, nearest, reason, sql_file, sql_files
 
@@ -55,7 +56,7 @@ def run_report(connection: duckdb.DuckDBPyConnection, name: str, parameters: Map
     return table
 
 
-def write_report(lake: Lake, run_id: str, name: str, table: pa.Table) -> list[Path]:
+def write_report(lake: Lake, run_id: str, name: str, table: pa.Table) -> list[LakePath]:
     """Write a report's table as `<lake>/reports/<run_id>/<name>.parquet` and `.csv`, each whole or not at all.
 
     Raises LakeError where the lake can't be written.
@@ -63,7 +64,7 @@ def write_report(lake: Lake, run_id: str, name: str, table: pa.Table) -> list[Pa
     return write_table(lake.report_folder(run_id), report_info(name).name, table)
 
 
-def write_table(folder: Path, name: str, table: pa.Table) -> list[Path]:
+def write_table(folder: LakePath, name: str, table: pa.Table) -> list[LakePath]:
     """Write a table as Parquet and as CSV into a folder of the lake, each whole or not at all."""
     import pyarrow.csv
     import pyarrow.parquet
@@ -71,7 +72,7 @@ def write_table(folder: Path, name: str, table: pa.Table) -> list[Path]:
     parquet, csv = io.BytesIO(), io.BytesIO()
     pyarrow.parquet.write_table(table, parquet)
     pyarrow.csv.write_csv(table, csv)
-    paths = []
+    paths: list[LakePath] = []
     for suffix, content in ((".parquet", parquet), (".csv", csv)):
         path = folder / f"{name}{suffix}"
         files.write_atomic(path, content.getvalue())

@@ -1,9 +1,7 @@
 """DuckDB over the lake: one view a table, over exactly the parts that the records name, and the views of `sql/`.
 
-`connect` makes them in memory, in milliseconds, so a query sees the lake as it is now, also while a run goes on.
-`build_warehouse` keeps the same views in `<lake>/warehouse.duckdb` for other DuckDB clients; it holds no data, but
-lists the parts by absolute path as they were when it was built, so it is built again whenever a run or a report is
-published.
+`connect` makes them in memory, in milliseconds, so a query sees the lake as it is now, also while a run goes on
+(`warehouse_file` keeps the same views in a file, for other clients).
 
 DuckDB casts a drifted part to the first part's types without a word. So each part's footer is compared with the
 contract first (once per process and file: the records pin its bytes).
@@ -22,7 +20,9 @@ from jacobian_core.errors import LakeError, QueryError
 from jacobian_core.lake import files
 from jacobian_core.lake.layout import Lake
 from jacobian_core.lake.manifest import PartInfo
+from jacobian_core.lake.paths import LakePath, StorePath, absolute
 from jacobian_core.lake.validate import check_part
+from jacobian_core.sql import store_access
 from jacobian_core.sql.run_facts import RunSnapshot, run_snapshot
 from jacobian_core.sql.sql_files import literal, reason
 from jacobian_core.sql.warehouse_sql import warehouse_statements
@@ -32,7 +32,9 @@ if TYPE_CHECKING:
 
 MORE_MEMORY = "Give DuckDB more with `--set lake.duckdb_memory=8GB`."
 _FOOTER_THREADS = 8
-_checked: set[tuple[Path, str]] = set()
+_FOOTER_THREADS_STORE = 32
+"""More, since a store answers after milliseconds."""
+_checked: set[tuple[LakePath, str]] = set()
 """Parts, by path and sha256, whose footers this process has compared with the contract."""
 
 
@@ -51,7 +53,7 @@ def connect(
     not COPY over a part is `reports.run_sql`'s business. Raises LakeError where a part is missing or breaks its
     contract, and QueryError for an unknown run or a bad memory limit.
     """
-    return connect_states(lake, _states(lake, runs), memory, threads, read_only, temporary_folder)
+    return connect_states(lake, snapshots(lake, runs), memory, threads, read_only, temporary_folder)
 
 
 def connect_states(
@@ -63,12 +65,12 @@ def connect_states(
     temporary_folder: Path | None = None,
 ) -> duckdb.DuckDBPyConnection:
     """As `connect`, over runs as they are given: one that is about to be published can be looked at before it is."""
-    _check_parts(lake, states)
-    connection = _open(":memory:", memory, threads)
+    check_parts(lake, states)
+    connection = open_database(":memory:", memory, threads)
     try:
         folder = temporary_folder or Path(tempfile.gettempdir()) / "jacobian-flows-duckdb"
         connection.execute("SET temp_directory = $folder", {"folder": str(folder)})
-        _create(connection, lake, states)
+        create_views(connection, lake, states)
         if read_only:
             _lock(connection, lake, states)
     except BaseException:
@@ -77,69 +79,20 @@ def connect_states(
     return connection
 
 
-def build_warehouse(lake: Lake) -> Path:
-    """Write `<lake>/warehouse.duckdb`, views and macros only; returns its path.
-
-    It appears under its name whole, so a reader finds the old file or the new one, and one process builds it at a time,
-    so that the last one knows every run. Raises LakeError as `connect` does.
-    """
-    lock = lake.root / "_work" / "warehouse.lock"
-    files.make_folder(lock.parent)
-    with files.exclusive(lock):
-        return _build(lake)
-
-
-def refresh_warehouse(lake: Lake, run_id: str) -> None:
-    """Build the warehouse if it is not there, or does not have this finished run."""
-    if run_id not in _finished_runs(lake.warehouse_path):
-        build_warehouse(lake)
-
-
-def _finished_runs(path: Path) -> list[str]:
-    """The finished runs that a warehouse file has; none where it can't be read, or another version wrote it."""
-    import duckdb
-
-    if not path.is_file():
-        return []
-    try:
-        with duckdb.connect(str(path), read_only=True) as connection:
-            return [row[0] for row in connection.execute("SELECT run_id FROM runs WHERE complete").fetchall()]
-    except duckdb.Error:
-        return []
-
-
-def _build(lake: Lake) -> Path:
-    states = _states(lake, None)
-    _check_parts(lake, states)
-    path = lake.warehouse_path
-    temporary = files.temporary_path(path)
-    try:
-        connection = _open(str(temporary), memory="1GB", threads=None)
-        try:
-            _create(connection, lake, states)
-        finally:
-            connection.close()
-        files.rename(temporary, path)
-        files.fsync_folder(path.parent)
-    finally:
-        files.remove(temporary)
-        files.remove(temporary.with_name(temporary.name + ".wal"))
-    return path
-
-
 def _lock(connection: duckdb.DuckDBPyConnection, lake: Lake, states: list[RunSnapshot]) -> None:
     """Let statements open exactly the listed parts: no other file, folder, network address or setting.
 
     Not even the lake's folders, since a SELECT can write: `FROM enable_logging(..., storage_path = ...)` does.
     """
-    root = lake.root.resolve()
+    root = absolute(lake.root)
     paths = [str(root / part.path) for state in states for parts in state.parts.values() for part in parts]
     connection.execute(f"SET allowed_paths = {literal(paths)}")
     connection.execute("SET enable_external_access = false")
     connection.execute("SET lock_configuration = true")
 
 
-def _open(database: str, memory: str, threads: int | None) -> duckdb.DuckDBPyConnection:
+def open_database(database: str, memory: str, threads: int | None) -> duckdb.DuckDBPyConnection:
+    """A connection with the settings that all of ours have; QueryError for a setting that DuckDB refuses."""
     import duckdb
 
     settings: dict[str, str | bool | int | float | list[str]] = {
@@ -148,6 +101,8 @@ def _open(database: str, memory: str, threads: int | None) -> duckdb.DuckDBPyCon
         "python_enable_replacements": False,
         # Every statement of `sql/` that needs an order says so; without this promise less is buffered.
         "preserve_insertion_order": False,
+        # What is not installed is not fetched from anywhere.
+        "autoinstall_known_extensions": False,
     }
     if threads is not None:
         settings["threads"] = threads
@@ -164,10 +119,15 @@ def _open(database: str, memory: str, threads: int | None) -> duckdb.DuckDBPyCon
     return connection
 
 
-def _create(connection: duckdb.DuckDBPyConnection, lake: Lake, states: list[RunSnapshot]) -> None:
+def create_views(connection: duckdb.DuckDBPyConnection, lake: Lake, states: list[RunSnapshot]) -> None:
+    """Make every view and macro over these runs; LakeError where a part can't be opened."""
     import duckdb
 
-    for statement in warehouse_statements(lake.root.resolve(), states):
+    root = absolute(lake.root)
+    datasets = isinstance(root, StorePath) and not store_access.load_httpfs(connection, root)
+    if datasets and isinstance(root, StorePath):
+        store_access.register_datasets(connection, root, states)
+    for statement in warehouse_statements(root, states, datasets):
         try:
             connection.execute(statement)
         except duckdb.OutOfMemoryException as error:
@@ -179,7 +139,8 @@ def _create(connection: duckdb.DuckDBPyConnection, lake: Lake, states: list[RunS
             ) from error
 
 
-def _states(lake: Lake, runs: Sequence[str] | None) -> list[RunSnapshot]:
+def snapshots(lake: Lake, runs: Sequence[str] | None) -> list[RunSnapshot]:
+    """What the records say of these runs, or of all; QueryError for an unknown one."""
     known = lake.runs()
     unknown = sorted(set(runs or ()) - set(known))
     if unknown:
@@ -188,9 +149,9 @@ def _states(lake: Lake, runs: Sequence[str] | None) -> list[RunSnapshot]:
     return [state for state in states if state is not None]
 
 
-def _check_parts(lake: Lake, states: list[RunSnapshot]) -> None:
+def check_parts(lake: Lake, states: list[RunSnapshot]) -> None:
     """Compare every part's size with its record and its footer with its contract; LakeError where they differ."""
-    _check_root(lake.root.resolve())
+    _check_root(absolute(lake.root))
     todo = [
         (state.run_id, TABLES[table], part)
         for state in states
@@ -198,14 +159,14 @@ def _check_parts(lake: Lake, states: list[RunSnapshot]) -> None:
         if table in TABLES
         for part in parts
     ]
-    with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
-        for future in [pool.submit(_check_one, lake, *item) for item in todo]:
+    sizes = files.sizes_of([lake.root / part.path for _, _, part in todo])
+    with ThreadPoolExecutor(_FOOTER_THREADS if lake.locks else _FOOTER_THREADS_STORE) as pool:
+        for future in [pool.submit(_check_one, lake, *item, size) for item, size in zip(todo, sizes, strict=True)]:
             future.result()
 
 
-def _check_one(lake: Lake, run_id: str, table: Table, part: PartInfo) -> None:
+def _check_one(lake: Lake, run_id: str, table: Table, part: PartInfo, size: int | None) -> None:
     path = lake.root / part.path
-    size = files.size_of(path)
     if size != part.bytes:
         found = "missing" if size is None else f"{size} bytes, its record says {part.bytes}"
         raise LakeError(f"{path}: {found}.", "Restore it from a copy, or remove the run's records and run it again.")
@@ -214,7 +175,7 @@ def _check_one(lake: Lake, run_id: str, table: Table, part: PartInfo) -> None:
         _checked.add((path, part.sha256))
 
 
-def _check_root(root: Path) -> None:
+def _check_root(root: LakePath) -> None:
     """Refuse a root such as `/data/value=3/lake`: DuckDB would read the folder's name over the column of that name."""
     columns = {column.name for table in TABLES.values() for column in table.columns} | {"run_id"}
     for name in root.parts:

@@ -7,9 +7,9 @@ statement that the mart runs at the end: reports work from the first block on, a
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from jacobian_core.contracts import TABLES, Table
+from jacobian_core.lake.paths import LakePath
 from jacobian_core.sql.run_facts import RUN_FACTS, RunSnapshot
 from jacobian_core.sql.sql_files import SqlFile, bound_statement, in_reading_order, literal, sql_file, sql_files
 
@@ -29,10 +29,13 @@ DUCKDB_TYPES = {
 _RUN_ID_COMMENT = "the run"
 
 
-def warehouse_statements(root: Path, states: list[RunSnapshot]) -> Iterator[str]:
-    """Every statement, in order; `root` is the lake's absolute path."""
+def warehouse_statements(root: LakePath, states: list[RunSnapshot], datasets: bool = False) -> Iterator[str]:
+    """Every statement, in order; `root` is the lake's absolute path.
+
+    `datasets`: the parts of each table are known to the connection under `dataset_name`.
+    """
     for table in TABLES.values():
-        yield f"CREATE VIEW {table.name} AS {_table_view(root, table, states)}"
+        yield f"CREATE VIEW {table.name} AS {_table_view(root, table, states, datasets)}"
         yield from _comments(table.name, f"{table.description} A row: {table.grain}.", _table_columns(table))
     yield f"CREATE VIEW runs AS {_runs_view(states)}"
     facts = {fact.name: _with_unit(fact.description, fact.unit) for fact in RUN_FACTS}
@@ -56,11 +59,18 @@ def macro_statement(file: SqlFile) -> str:
     return f"CREATE MACRO {file.name}({parameters}) AS {body}"
 
 
-def _table_view(root: Path, table: Table, states: list[RunSnapshot]) -> str:
+def dataset_name(table: str) -> str:
+    """The name under which a connection knows a table's parts, where it does not open them itself."""
+    return f"_parts_of_{table}"
+
+
+def _table_view(root: LakePath, table: Table, states: list[RunSnapshot], datasets: bool) -> str:
     paths = [str(root / part.path) for state in states for part in state.parts.get(table.name, [])]
     columns = ", ".join(f'"{column.name}"' for column in table.columns)
     selects = []
-    if paths:
+    if paths and datasets:
+        selects.append(f"SELECT {columns}, run_id FROM {dataset_name(table.name)}")
+    elif paths:
         # run_id is the part's folder; the columns are listed, so that no other folder of the path becomes one.
         selects.append(
             f"SELECT {columns}, run_id FROM read_parquet({literal(paths)}, hive_partitioning = true, "

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jacobian_core.lake.layout import Lake
+from jacobian_core.lake.paths import LakePath
 from jacobian_core.sweep.record import CellRecord, SweepRecord
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def compared_cells(cells: Sequence[CellFigures]) -> Iterator[tuple[str, CellFigu
             yield from ((axis, first, other) for other in rest)
 
 
-def write_tables(lake: Lake, record: SweepRecord, cells: Sequence[CellFigures]) -> list[Path]:
+def write_tables(lake: Lake, record: SweepRecord, cells: Sequence[CellFigures]) -> list[LakePath]:
     """Write the answers, the figures and the comparisons of a sweep as Parquet and CSV; returns the files."""
     from jacobian_core.sql.reports import write_table
 

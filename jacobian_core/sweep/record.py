@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue
@@ -18,6 +17,7 @@ from jacobian_core.errors import LakeError
 from jacobian_core.lake import files
 from jacobian_core.lake.layout import Lake
 from jacobian_core.lake.manifest import NAME_PATTERN, SCHEMA_VERSION, Record, RunId, from_json, to_json
+from jacobian_core.lake.paths import LakePath
 from jacobian_core.sweep.cells import Cell
 from jacobian_core.sweep.config import SweepConfig
 
@@ -131,5 +131,5 @@ def choose_sweep(lake: Lake, wanted: str) -> SweepRecord:
     return record
 
 
-def _path(lake: Lake, sweep_id: str) -> Path:
+def _path(lake: Lake, sweep_id: str) -> LakePath:
     return lake.root / FOLDER / f"{sweep_id}.json"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -20,6 +19,7 @@ from jacobian_core.errors import LakeError, ModelError
 from jacobian_core.lake import files
 from jacobian_core.lake.layout import Lake
 from jacobian_core.lake.parts import PartWriter, PreparedPart
+from jacobian_core.lake.paths import LakePath
 from jacobian_core.numerics.all_inputs import (
     Accumulator,
     PairSums,
@@ -49,16 +49,16 @@ def group_of(block_id: str, group_blocks: int) -> str:
     return f"{shard}-{int(number) // group_blocks:06d}"
 
 
-def partial_path(lake: Lake, run_id: str, group_id: str, tile: int) -> Path:
+def partial_path(lake: Lake, run_id: str, group_id: str, tile: int) -> LakePath:
     """Where the partial sums of a group and tile are kept."""
     return lake.work_folder(run_id) / "all_inputs" / f"{group_id}-{tile:03d}.safetensors"
 
 
 def group_done(run: RunRef, group_id: str) -> bool:
     """Whether all tiles of a group are kept."""
-    lake = Lake(Path(run.lake))
+    lake = Lake(run.lake)
     tiles = range(run.config.all_inputs.tiles)
-    return all(partial_path(lake, run.run_id, group_id, tile).is_file() for tile in tiles)
+    return all(files.is_file(partial_path(lake, run.run_id, group_id, tile)) for tile in tiles)
 
 
 def needs_staged(run: RunRef, block_id: str) -> bool:
@@ -72,7 +72,7 @@ def open_groups(run: RunRef) -> dict[str, list[str]]:
     """The groups that are not done, with their staged blocks, in corpus order."""
     if run.config.jacobian.scope != "all_inputs":
         return {}
-    folder = Lake(Path(run.lake)).work_folder(run.run_id) / "staged"
+    folder = Lake(run.lake).work_folder(run.run_id) / "staged"
     found: dict[str, list[str]] = {}
     for path in sorted(files.list_folder(folder)):
         if path.suffix == ".arrow":
@@ -83,11 +83,11 @@ def open_groups(run: RunRef) -> dict[str, list[str]]:
 @torch.no_grad()
 def accumulate_group(run: RunRef, group_id: str, block_ids: list[str]) -> float:
     """Make and keep the partial sums of a group from its staged blocks, tile by tile; returns wall seconds."""
-    worker, lake = worker_for(run), Lake(Path(run.lake))
+    worker, lake = worker_for(run), Lake(run.lake)
     sandwich, clock = worker.computer.sandwich, StageSeconds()
     for tile in range(run.config.all_inputs.tiles):
         path = partial_path(lake, run.run_id, group_id, tile)
-        if path.is_file():
+        if files.is_file(path):
             continue
         rows = tile_rows(sandwich.outputs.latents, run.config.all_inputs.tiles, tile)
         accumulator = Accumulator(sandwich.kernel, rows)
@@ -121,7 +121,7 @@ def prepare_pair_stats(run: RunRef) -> PreparedPart:
 
     Raises LakeError where the part can't be written or sums are missing.
     """
-    lake, worker = Lake(Path(run.lake)), worker_for(run)
+    lake, worker = Lake(run.lake), worker_for(run)
     sandwich = worker.computer.sandwich
     paths = files.list_folder(lake.work_folder(run.run_id) / "all_inputs")
     partials = [load_partial(path) for path in sorted(paths) if path.suffix == ".safetensors"]

@@ -167,7 +167,7 @@ def quality_json(report: QualityReport) -> bytes:
 def compute_and_publish(run: RunRef, block_id: str) -> BlockMarker:
     """Compute a staged block and publish its parts; returns its marker."""
     worker = worker_for(run)
-    lake = Lake(Path(run.lake))
+    lake = Lake(run.lake)
     try:
         block = load_block(lake.staged_path(run.run_id, block_id))
     except LakeError:

@@ -16,7 +16,8 @@ from jacobian_core.lake.layout import Lake
 from jacobian_core.lake.manifest import to_json
 from jacobian_core.lake.runs import begin_run
 from jacobian_core.lake.verify import verify_lake
-from jacobian_core.sql.warehouse import build_warehouse, connect
+from jacobian_core.sql.warehouse import connect
+from jacobian_core.sql.warehouse_file import build_warehouse
 from tests.lake.builders import IDENTITY, RUN, write_block, write_run
 
 READERS: dict[str, Callable[[Lake], Any]] = {

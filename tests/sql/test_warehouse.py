@@ -15,7 +15,8 @@ from jacobian_core.lake.files import sha256_of
 from jacobian_core.lake.layout import Lake
 from jacobian_core.lake.publish import BlockWriter
 from jacobian_core.sql.sql_files import sql_files
-from jacobian_core.sql.warehouse import build_warehouse, connect
+from jacobian_core.sql.warehouse import connect
+from jacobian_core.sql.warehouse_file import build_warehouse
 from jacobian_core.sql.warehouse_sql import DUCKDB_TYPES
 from tests.sql.lakes import CONFIG, HAND, HAND_RUN, config_of, hand_lake, tables_of, write_blocks
 
