@@ -175,8 +175,8 @@ class JacobianConfig(Group):
     precision: Literal["float32", "tf32", "bf16"] = Field(
         default="float32",
         description="operands of the products that give J and its second derivative: 'float32' exact; 'tf32' and "
-        "'bf16' rounded, for tensor cores, which moves entries by up to 0.001 and 0.015 of the token's largest |J|; the "
-        "model, the SAEs and so the selection of latents are never rounded",
+        "'bf16' rounded for tensor cores, which moves entries by up to 0.001 and 0.015 of the token's largest |J|; "
+        "the model, the SAEs and so the selection of latents are never rounded",
     )
     min_abs: float = Field(
         default=0.0, ge=0, allow_inf_nan=False, description="entries with |J| below this are dropped"

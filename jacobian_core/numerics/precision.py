@@ -6,10 +6,11 @@
 | `tf32` | rounded to 10 bits of mantissa, as the tensor cores read them | 1e-3 |
 | `bf16` | D and E kept in bf16, operands rounded to 7 bits of mantissa | 1.5e-2 |
 
-(1) An upper limit of what was seen over 512 tokens of random sandwiches, plain and gated, and of the demo's pair, relative
-to the token's largest value, against float64; `tests/numerics/test_precision.py` measures it again. Sums are float32 in all of them. Everything before J (the language model, the
-encoders, the MLP) is never rounded so: a pre-activation that is off by 1e-3 makes another latent win the selection, and
-then there is no tolerance, but another answer.
+(1) An upper limit of what was seen over 512 tokens of random sandwiches, plain and gated, and of the demo's pair,
+relative to the token's largest value, against float64; `tests/numerics/test_precision.py` measures it again. Sums are
+float32 in all of them. Everything before J (the language model, the encoders, the MLP) is never rounded so: a
+pre-activation that is off by 1e-3 makes another latent win the selection, and then there is no tolerance, but another
+answer.
 
 Operands are rounded to nearest before they are multiplied, here and in the GPU kernels alike. A tensor core that is
 given float32 instead cuts the digits off, which makes every |J| smaller by about 0.05 %; and so a CPU gives the same
@@ -27,7 +28,7 @@ from torch import Tensor
 Precision = Literal["float32", "tf32", "bf16"]
 
 TOLERANCE: dict[Precision, float] = {"float32": 1e-5, "tf32": 4e-3, "bf16": 6e-2}
-"""How far an entry may be from the exact one, relative to its token's largest; at least four times what was measured."""
+"""How far an entry may be from the exact one, relative to its token's largest: at least four times what was seen."""
 
 _TF32_DROPPED_BITS = 13
 
