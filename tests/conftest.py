@@ -12,7 +12,11 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("DO_NOT_TRACK", "1")
 os.environ.setdefault("WANDB_SILENT", "true")
 
+import torch
 from jaxtyping import install_import_hook
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported, so before anything imports it
 
 _hook = install_import_hook(
     [
@@ -28,6 +32,9 @@ _hook = install_import_hook(
         "jacobian_core.numerics.jacobian",
         "jacobian_core.numerics.output_norm",
         "jacobian_core.model.forward",
+        "jacobian_core.numerics.gpu.choice",
+        "jacobian_core.numerics.gpu.gathered",
+        "jacobian_core.numerics.gpu.sums",
         "jacobian_core.model.llm",
         "jacobian_core.model.mlp",
         "jacobian_core.model.neurons",

@@ -103,6 +103,10 @@ def _load(run: RunRef, device: str) -> Worker:
         config.jacobian.evaluate_at,
         config.jacobian.precision,
     )
+    if device != "cpu":
+        from jacobian_core.numerics.gpu.choice import with_kernels
+
+        sandwich = with_kernels(sandwich)
     tokenizer = load_tokenizer(config.model)
     computer = BlockComputer(
         model=model,
