@@ -78,7 +78,10 @@ def compute(run: RunRef, block_id: str) -> BlockResult:
     from jacobian_core import pipeline
 
     with runners.turn:
-        return pipeline.compute_block(run, block_id)
+        done = pipeline.compute_block(run, block_id)
+        if done.fresh:
+            pipeline.gather_pairs(run, block_id)
+        return done
 
 
 def open_groups(run: RunRef) -> list[GroupRef]:

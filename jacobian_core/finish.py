@@ -19,6 +19,7 @@ from jacobian_core.lake import files, publish, runs
 from jacobian_core.lake.layout import Lake
 from jacobian_core.lake.manifest import BlockMarker, RunManifest
 from jacobian_core.lake.parts import PreparedPart
+from jacobian_core.pairs.sorting import forget_rows
 from jacobian_core.sql.warehouse_file import build_warehouse
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ def finish_run(run: RunRef, skipped: Mapping[str, int]) -> RunManifest:
     lake = Lake(run.lake)
     manifest = lake.manifest(run.run_id) or _published(lake, run, skipped)
     runs.publish_run(lake, manifest)  # for a run that another one published, only clears what this worker left
+    forget_rows(lake, run.run_id)
     build_warehouse(lake)
     return manifest
 
@@ -71,7 +73,7 @@ def _published(lake: Lake, run: RunRef, skipped: Mapping[str, int]) -> RunManife
 
 def _aggregated(lake: Lake, run: RunRef) -> list[PreparedPart]:
     """The parts of `pair_stats`, written and not yet published."""
-    from jacobian_core.sql.marts import build_pair_stats
+    from jacobian_core.pairs.build import build_pair_stats
 
     prepared = [build_pair_stats(lake, run.run_id, run.config.lake)]
     if run.config.jacobian.scope == "all_inputs":

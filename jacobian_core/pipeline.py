@@ -213,6 +213,16 @@ def compute_block(run: RunRef, block_id: str) -> BlockResult:
     )
 
 
+def gather_pairs(run: RunRef, block_id: str) -> None:
+    """Sort a finished block's entries by pair, for the sums at the end; what is not done by then is done there.
+
+    Raises LakeError where that can't be written.
+    """
+    from jacobian_core.pairs.sorting import gather_rows
+
+    gather_rows(Lake(run.lake), run.run_id, block_id)
+
+
 def open_groups(run: RunRef) -> list[GroupRef]:
     """Scope 'all_inputs': the groups of blocks whose sums are still to be made; none for another scope."""
     if run.config.jacobian.scope != "all_inputs":

@@ -242,7 +242,14 @@ def temporary_files(lake: Lake, run_id: str) -> list[LakePath]:
         return []  # an object appears whole
     work = lake.work_folder(run_id)
     folders = [lake.part_path(table, run_id, "x").parent for table in TABLES]
-    folders += [work, work / "staged", work / "done", lake.distrusted_folder(run_id), lake.report_folder(run_id)]
+    folders += [
+        work,
+        work / "staged",
+        work / "done",
+        work / "pairs",
+        lake.distrusted_folder(run_id),
+        lake.report_folder(run_id),
+    ]
     found = [path for folder in folders for path in files.list_folder(folder) if files.is_temporary(path)]
     manifest = lake.manifest_path(run_id)
     return found + [

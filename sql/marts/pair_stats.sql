@@ -15,10 +15,10 @@
 --   sum_sq DOUBLE - sum of J^2 over the stored entries
 --   max_abs FLOAT - largest |J| of the stored entries
 --
--- The sums must not depend on the order in which threads meet the rows, so that a re-run writes the same bytes. The
--- addition of floats does; so values are added as 128-bit integers, in the finest unit in which no sum can overflow:
--- 2^-value_bits, of which the largest value takes about 2^(125 - log2(tokens)). That is about 1e-33 for a run of
--- 24,000 tokens and 1e-28 for one of 10^9: exact for any value that a float32 computation can tell from rounding.
+-- The statement for a run in progress; a finished run has the same sums from jacobian_core/pairs, which a test compares.
+-- The sums must not depend on the order in which threads meet the rows. The addition of floats does; so values are added
+-- as 128-bit integers in a unit that leaves room for every token of the run: 2^(2 bits) times finer than the run's
+-- largest |J|, as jacobian_core/numerics/pair_sums.py has it.
 -- Both indices are packed into one 64-bit key, which groups a quarter faster than two columns.
 WITH magnitude AS (
     SELECT
@@ -28,11 +28,18 @@ WITH magnitude AS (
     WHERE run_id = $run_id
 ),
 
+limbs AS (
+    SELECT
+        62 - ceil(log2(n_tokens)) AS bits,
+        ceil(log2(largest)) AS exponent
+    FROM magnitude
+),
+
 units AS (
     SELECT
-        power(2.0, 125 - ceil(log2(n_tokens * largest))) AS value_unit,
-        power(2.0, 125 - ceil(log2(n_tokens * largest * largest))) AS square_unit
-    FROM magnitude
+        power(2.0, 2 * bits - exponent) AS value_unit,
+        power(2.0, 2 * bits - 2 * exponent) AS square_unit
+    FROM limbs
 ),
 
 stored AS (

@@ -18,7 +18,7 @@ from jacobian_core.lake.layout import Lake
 from jacobian_core.lake.manifest import PartInfo, RunManifest
 from jacobian_core.lake.publish import BlockWriter, merge_totals, publish_part
 from jacobian_core.lake.runs import begin_run, publish_run
-from jacobian_core.sql.marts import build_pair_stats
+from jacobian_core.pairs.build import build_pair_stats
 
 CONFIG = LakeConfig(duckdb_memory="1GB")
 N_IN, N_OUT = 8, 6

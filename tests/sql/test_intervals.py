@@ -15,8 +15,8 @@ from jacobian_core.contracts import PAIR_STATS
 from jacobian_core.lake.layout import Lake
 from jacobian_core.lake.parts import PartWriter
 from jacobian_core.lake.publish import publish_part
+from jacobian_core.pairs.build import build_pair_stats
 from jacobian_core.sql.checks import run_checks
-from jacobian_core.sql.marts import build_pair_stats
 from jacobian_core.sql.reports import run_report
 from jacobian_core.sql.sql_files import sql_files
 from jacobian_core.sql.warehouse import connect

@@ -16,7 +16,7 @@ import pytest
 from jacobian_core.contracts import PAIR_STATS
 from jacobian_core.errors import QueryError
 from jacobian_core.lake.layout import Lake
-from jacobian_core.sql.marts import build_pair_stats
+from jacobian_core.pairs.build import build_pair_stats
 from jacobian_core.sql.warehouse import connect
 from tests.sql.lakes import (
     CONFIG,
@@ -156,13 +156,6 @@ def test_work_folder_is_not_left_behind(hand: Lake) -> None:
 def test_unknown_run(hand: Lake) -> None:
     with pytest.raises(QueryError, match="no run nobody-1"):
         build_pair_stats(hand, "nobody-1", CONFIG)
-
-
-def test_too_little_memory_is_said(tmp_path: Path) -> None:
-    lake = hand_lake(tmp_path)
-    with pytest.raises(QueryError, match="duckdb_memory"):
-        build_pair_stats(lake, HAND_RUN, CONFIG.model_copy(update={"duckdb_memory": "1KB"}))
-    assert list(lake.root.rglob(".tmp-*")) == []
 
 
 def test_hand_has_an_exact_zero() -> None:

@@ -1,0 +1,182 @@
+"""`pair_stats` of a run, scope 'active': exact sums over its blocks' rows, one strip of output latents at a time.
+
+Each block's rows (`rows.py`) are made when it is finished, so at the end of a run, or when a stopped one goes on, only
+blocks without them are read again. Sums are exact, so the part has the same bytes whatever the blocks, and equals what
+`sql/marts/pair_stats.sql` gives for a run in progress. Memory is that of the strips that are being summed, about
+`_CELLS` cells a thread, whatever the run's size.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from queue import Empty, SimpleQueue
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from jacobian_core.config import LakeConfig
+from jacobian_core.contracts import PAIR_STATS
+from jacobian_core.errors import LakeError, QueryError
+from jacobian_core.lake.layout import Lake
+from jacobian_core.lake.manifest import BlockMarker
+from jacobian_core.lake.parts import PartWriter, PreparedPart
+from jacobian_core.numerics.pair_sums import PairRows, StripSums, Units, units_of
+from jacobian_core.pairs.rows import BlockRows, Codes, Rows, open_rows, rows_folder
+from jacobian_core.pairs.sorting import make_rows
+from jacobian_core.sql.run_facts import RunSnapshot, run_snapshot
+from jacobian_core.work.tables import make_table
+
+PAIR_STATS_ACTIVE = "active"
+"""Block id of the part of `pair_stats` that holds scope 'active'."""
+_CELLS = 1 << 22
+_ADDED_ENTRIES = 1 << 15
+"""Entries that are added at once: torch then stays on the thread that calls it."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What every strip needs: the blocks and where their rows are, the matrix' width, the units, idle accumulators."""
+
+    folder: Path
+    blocks: Sequence[BlockMarker]
+    n_in: int
+    units: Units
+    idle: SimpleQueue[StripSums] = field(default_factory=SimpleQueue)
+
+    @property
+    def outs(self) -> int:
+        """Output latents of a strip."""
+        return max(1, _CELLS // self.n_in)
+
+    @contextmanager
+    def sums(self) -> Iterator[StripSums]:
+        """Accumulators that are all 0, and must be so again."""
+        try:
+            sums = self.idle.get_nowait()
+        except Empty:
+            sums = StripSums(self.outs * self.n_in, self.units)
+        yield sums
+        self.idle.put(sums)
+
+
+def build_pair_stats(lake: Lake, run_id: str, config: LakeConfig, threads: int | None = None) -> PreparedPart:
+    """Sum the run's finished blocks into `pair_stats`, scope 'active'; the part is for `publish_run` to publish.
+
+    Reads a run in progress (its block markers) as well as a finished one that was not compacted. Raises QueryError
+    where there is no such run, LakeError where a part is missing or breaks its contract, or the disk is full.
+    """
+    state = run_snapshot(lake, run_id)
+    if state is None:
+        raise QueryError(f"{lake.root} has no run {run_id}.", "`jacobian runs` lists the runs.")
+    with _folder(lake, state) as folder, _one_thread_each(), ThreadPoolExecutor(threads or os.cpu_count()) as pool:
+        made = sum(pool.map(lambda marker: make_rows(lake, run_id, folder, marker), state.blocks))
+        run, n_out = _widths(folder, state)
+        with PartWriter(lake, PAIR_STATS, run_id, PAIR_STATS_ACTIVE, config) as writer:
+            for table in _in_order(pool, run, n_out):
+                writer.write(table)
+            prepared = writer.finish()
+    logger.info(
+        "pair_stats of %s: %d pairs; %d of %d blocks were read", run_id, prepared.info.rows, made, len(state.blocks)
+    )
+    return prepared
+
+
+@contextmanager
+def _folder(lake: Lake, state: RunSnapshot) -> Iterator[Path]:
+    """Where rows are kept. A finished run has no work folder, and must not get one: it would look as if it went on."""
+    if not state.complete:
+        yield rows_folder(lake, state.run_id)
+        return
+    with tempfile.TemporaryDirectory(prefix="jacobian-pairs-") as folder:
+        yield Path(folder)
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Threads that torch first meets in here use one thread each; afterwards it is as it was."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _widths(folder: Path, state: RunSnapshot) -> tuple[_Run, int]:
+    """The run as strips need it, and how many output latents there are."""
+    n_out, n_in, largest = 0, 1, 0.0
+    for marker in state.blocks:
+        with _opened(folder, marker) as rows:
+            n_out, n_in, largest = max(n_out, rows.widths[0]), max(n_in, rows.widths[1]), max(largest, rows.largest)
+    return _Run(folder, state.blocks, n_in, units_of(int(state.total("tokens")), largest)), n_out
+
+
+@contextmanager
+def _opened(folder: Path, marker: BlockMarker) -> Iterator[BlockRows]:
+    with open_rows(folder, marker) as rows:
+        if rows is None:
+            problem = f"{folder}: the rows of block {marker.block_id} are gone, or were changed meanwhile."
+            raise LakeError(problem, "Start the same command again.")
+        yield rows
+
+
+def _in_order(pool: ThreadPoolExecutor, run: _Run, n_out: int) -> Iterator[pa.Table]:
+    """The tables of all strips in their order; a few are made ahead."""
+    step = run.outs
+    waiting: deque[Future[pa.Table]] = deque()
+    for start in range(0, n_out, step):
+        waiting.append(pool.submit(_strip, run, range(start, min(start + step, n_out))))
+        if len(waiting) > (os.cpu_count() or 1):
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+def _strip(run: _Run, outs: range) -> pa.Table:
+    """`pair_stats` of some output latents."""
+    with run.sums() as sums:
+        for marker in run.blocks:
+            with _opened(run.folder, marker) as block:
+                codes = block.codes() if block.thresholded else None
+                for rows in block.strip(outs):
+                    _add(sums, rows, outs.start, run.n_in, codes)
+        return _table(sums.take(), outs.start, run.n_in)
+
+
+def _add(sums: StripSums, rows: Rows, first: int, n_in: int, codes: Codes | None) -> None:
+    row_cell = (rows.out_latent.astype(np.int64) - first) * n_in
+    cell = torch.from_numpy(np.repeat(row_cell, rows.lengths) + rows.in_latent)
+    value = torch.from_numpy(rows.value)
+    for start in range(0, len(cell), _ADDED_ENTRIES):
+        sums.add(cell[start : start + _ADDED_ENTRIES], value[start : start + _ADDED_ENTRIES])
+    if codes is not None:
+        sums.add_coactive(torch.from_numpy(np.repeat(row_cell, codes.counts(rows.token)) + codes.of(rows.token)), cell)
+
+
+def _table(pairs: PairRows, first: int, n_in: int) -> pa.Table:
+    cell = pairs.cell.numpy()
+    return make_table(
+        PAIR_STATS,
+        {
+            "scope": pa.repeat("active", len(cell)),
+            "out_latent": first + cell // n_in,
+            "in_latent": cell % n_in,
+            "n_coactive": pairs.n_coactive.numpy(),
+            "n_stored": pairs.n_stored.numpy(),
+            "sum": pairs.sum.numpy(),
+            "sum_abs": pairs.sum_abs.numpy(),
+            "sum_sq": pairs.sum_sq.numpy(),
+            "max_abs": pairs.max_abs.numpy(),
+        },
+    )

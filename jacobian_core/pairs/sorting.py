@@ -1,0 +1,152 @@
+"""Make the rows of a finished block (`rows.py`) from its published parts.
+
+Entries are moved row by row, one active output latent at one token, so no entry is sorted: a stable sort of the rows'
+output latents, a 32nd of the entries, is all. The files take 6 bytes an entry while the run goes on.
+"""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from jaxtyping import Int64, Shaped
+
+from jacobian_core.errors import LakeError
+from jacobian_core.lake import files
+from jacobian_core.lake.layout import Lake
+from jacobian_core.lake.manifest import BlockMarker
+from jacobian_core.lake.publish import publishing
+from jacobian_core.lake.validate import open_part
+from jacobian_core.pairs.rows import CODES_SUFFIX, HEADER, ROWS_SUFFIX, VERSION, open_rows, rows_folder
+
+_BATCH_ENTRIES = 1 << 15
+_NARROW = 1 << 16
+_ENTRIES = ("token_id", "out_latent", "in_latent", "value")
+_CODES = ("token_id", "side", "latent")
+
+
+def gather_rows(lake: Lake, run_id: str, block_id: str) -> None:
+    """Make a finished block's rows while its run goes on, so that its end does not have to."""
+    marker = lake.marker(run_id, block_id)
+    if marker is not None:
+        make_rows(lake, run_id, rows_folder(lake, run_id), marker)
+
+
+def make_rows(lake: Lake, run_id: str, folder: Path, marker: BlockMarker) -> bool:
+    """Make the rows of a finished block, unless they are there; returns whether its parts were read.
+
+    Raises LakeError where a part can't be read or the files can't be written.
+    """
+    with open_rows(folder, marker) as found:
+        if found is not None:
+            return False
+    token_ids = _columns(lake, marker, "tokens", ("token_id",)).column("token_id").to_numpy()
+    entries = _columns(lake, marker, "jacobian_entries", _ENTRIES)
+    dropped = marker.totals["entries_stored"] != marker.totals["entries_total"]
+    codes = _columns(lake, marker, "latents", _CODES) if dropped else None
+    made = encode_rows(marker, token_ids, entries, codes)
+    if not lake.locks or folder != rows_folder(lake, run_id):
+        _write_all(folder, made)
+        return True
+    with publishing(lake, run_id) as manifest:
+        if manifest is None:  # otherwise the run was published meanwhile, and its work folder is gone
+            _write_all(folder, made)
+    return True
+
+
+def forget_rows(lake: Lake, run_id: str) -> None:
+    """Remove the rows of a run that is finished, wherever they are."""
+    files.remove_tree(rows_folder(lake, run_id))
+
+
+def _write_all(folder: Path, made: dict[str, bytes]) -> None:
+    for name, content in made.items():
+        files.write_atomic(folder / name, content)
+
+
+def _columns(lake: Lake, marker: BlockMarker, table: str, columns: tuple[str, ...]) -> pa.Table:
+    path = lake.root / marker.parts[table].path
+    with open_part(path) as file, files.lake_errors(path, "read the file"):
+        try:
+            return file.read(columns=list(columns))
+        except pa.ArrowException as error:
+            raise LakeError(f"{path}: can't be read: {error}.", "Try `jacobian verify`.") from error
+
+
+def encode_rows(
+    marker: BlockMarker, token_ids: Int64[np.ndarray, "tokens"], entries: pa.Table, codes: pa.Table | None
+) -> dict[str, bytes]:
+    """The files of a block's rows by name; `codes` is its `latents` where entries were dropped, else None."""
+    ids, out, in_, value = (entries.column(name).to_numpy() for name in _ENTRIES)
+    starts = _starts(ids)
+    token = np.repeat(np.searchsorted(token_ids, ids[starts]), np.diff(np.append(starts, len(ids))))
+    key = token << 32 | out
+    if codes is None:
+        begins = _starts(key)
+        row_key, inputs, lists = key[begins], in_, None
+    else:
+        row_key, inputs, lists = _coded(token_ids, codes)
+        begins = np.searchsorted(key, row_key)
+    row_out, offsets = row_key & 0xFFFFFFFF, np.append(begins, len(out))
+    widths = [int(side.max()) + 1 if len(side) else 0 for side in (row_out, inputs)]
+    table = pa.table(
+        {
+            "out_latent": row_out.astype(np.uint32),
+            "token": (row_key >> 32).astype(np.int32),
+            "in_latent": _lists(offsets, in_.astype(np.uint16 if widths[1] <= _NARROW else np.uint32)),
+            "value": _lists(offsets, value),
+        }
+    ).take(np.argsort(row_out, kind="stable"))
+    cuts = _cuts(table.column("in_latent").combine_chunks())
+    header = {
+        "version": VERSION, "entries_sha256": marker.parts["jacobian_entries"].sha256, "widths": widths,
+        "thresholded": codes is not None, "largest": float(np.abs(value).max(initial=0)),
+        "first_out_latents": table.column("out_latent").to_numpy()[cuts[:-1]].tolist(),
+    }  # fmt: skip
+    made = {} if lists is None else {f"{marker.block_id}{CODES_SUFFIX}": _encode(lists, [0, lists.num_rows], {})}
+    return made | {f"{marker.block_id}{ROWS_SUFFIX}": _encode(table, cuts, header)}  # written last: it vouches
+
+
+def _coded(token_ids: Int64[np.ndarray, "tokens"], codes: pa.Table) -> tuple[Any, Any, pa.Table]:
+    """The key of every active output latent, all active input latents, and these as a list a token."""
+    side = codes.column("side").to_numpy(zero_copy_only=False) == "out"
+    token = np.searchsorted(token_ids, codes.column("token_id").to_numpy())
+    latent = codes.column("latent").to_numpy()
+    offsets = np.searchsorted(token[~side], np.arange(len(token_ids) + 1))
+    lists = pa.table({"in_latent": _lists(offsets, latent[~side])})
+    return token[side] << 32 | latent[side], latent[~side], lists
+
+
+def _starts(sorted_values: Int64[np.ndarray, "values"]) -> Int64[np.ndarray, "runs"]:
+    """Where a run of equal values begins."""
+    return np.flatnonzero(np.append(True, sorted_values[1:] != sorted_values[:-1])[: len(sorted_values)])
+
+
+def _lists(offsets: Int64[np.ndarray, "rows_plus_1"], values: Shaped[np.ndarray, "values"]) -> Any:
+    """An array cut into lists at `offsets`."""
+    of_type: Any = pa.ListArray
+    return of_type.from_arrays(pa.array(offsets.astype(np.int32)), pa.array(values))
+
+
+def _cuts(lists: Any) -> list[int]:
+    """Row numbers at which record batches begin, and the end: batches of about `_BATCH_ENTRIES` entries."""
+    if not len(lists):
+        return [0]
+    ends = lists.offsets.to_numpy()[1:] - lists.offsets.to_numpy()[0]
+    inner = np.searchsorted(ends, np.arange(_BATCH_ENTRIES, int(ends[-1]), _BATCH_ENTRIES))
+    return [int(cut) for cut in np.unique(np.concatenate([[0], inner, [len(lists)]]))]
+
+
+def _encode(table: pa.Table, cuts: list[int], header: dict[str, Any]) -> bytes:
+    schema = table.schema.with_metadata({HEADER: json.dumps(header).encode()})
+    whole = table.cast(schema).combine_chunks()
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, schema) as writer:
+        for start, stop in pairwise(cuts):
+            for batch in whole.slice(start, stop - start).to_batches():
+                writer.write_batch(batch)
+    return bytes(sink.getvalue().to_pybytes())
