@@ -15,10 +15,10 @@
 --   sum_sq DOUBLE - sum of J^2 over the stored entries
 --   max_abs FLOAT - largest |J| of the stored entries
 --
--- The statement for a run in progress; a finished run has the same sums from jacobian_core/pairs, which a test compares.
--- The sums must not depend on the order in which threads meet the rows. The addition of floats does; so values are added
--- as 128-bit integers in a unit that leaves room for every token of the run: 2^(2 bits) times finer than the run's
--- largest |J|, as jacobian_core/numerics/pair_sums.py has it.
+-- For a run in progress; a finished run has the same sums from jacobian_core/pairs, which a test compares.
+-- The sums must not depend on the order in which threads meet the rows. The addition of floats does; so values are
+-- added as 128-bit integers in a unit that leaves room for every token of the run: 2^(2 bits) times finer than the
+-- run's largest |J|, as jacobian_core/numerics/pair_sums.py has it.
 -- Both indices are packed into one 64-bit key, which groups a quarter faster than two columns.
 WITH magnitude AS (
     SELECT
