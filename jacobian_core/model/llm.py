@@ -12,6 +12,7 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from jacobian_core.model.forward import Forward, PlainModule, Probe, checked_for
 from jacobian_core.model.llm_identity import hub_name, not_found
 from jacobian_core.model.mlp import Mlp
 from jacobian_core.model.mlp_weights import affine_in_front, read_mlp
+from jacobian_core.model.transfer import Transfer
 
 log = logging.getLogger(__name__)
 
@@ -59,13 +61,17 @@ class LanguageModel:
         """Precision of the analysis."""
         return self.mlp.W_in.dtype
 
+    @cached_property
+    def _transfer(self) -> Transfer:
+        return Transfer(self.device)
+
     @torch.no_grad()
     def mlp_inputs(
         self, vocab_ids: Int[Tensor, "rows context"], real: Bool[Tensor, "rows context"]
     ) -> Float[Tensor, "rows context d_in"]:
         """What the input SAE reads at every position of right-padded rows; positions beyond a row's end are noise."""
         if self.forward is not None:
-            return self.forward(vocab_ids.to(self.device)).to(self.dtype)
+            return self.forward(self._transfer.upload(vocab_ids)).to(self.dtype)
         return self._run(vocab_ids, real, [self.hook])[self.hook].to(self.dtype)
 
     def with_quick_forward(self, plain: PlainModule) -> LanguageModel:

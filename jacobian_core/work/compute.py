@@ -21,7 +21,8 @@ from jacobian_core.errors import ModelError
 from jacobian_core.model.activations import block_activations
 from jacobian_core.model.llm import LanguageModel
 from jacobian_core.model.quality import BlockFit
-from jacobian_core.numerics.coo import Thresholds, to_entries
+from jacobian_core.numerics.collect import Collector, HostCollector
+from jacobian_core.numerics.coo import Thresholds
 from jacobian_core.numerics.sandwich import Sandwich
 from jacobian_core.numerics.state import SandwichState
 from jacobian_core.work.experiments import Chunk, run_experiments, wanted
@@ -58,6 +59,7 @@ class BlockComputer:
     vocabulary: pa.StringArray
     forward_batch_tokens: int
     chunk_tokens: int
+    collector: Collector = HostCollector()  # noqa: RUF009
 
     @torch.no_grad()
     def compute(self, block: TokenBlock, clock: StageSeconds, fit: BlockFit | None = None) -> Iterator[Tables]:
@@ -95,13 +97,13 @@ class BlockComputer:
         clock.done("jacobian")
         thresholds = Thresholds(self.settings.min_abs, self.settings.top_entries_per_token)
         try:
-            entries = to_entries(J, K if second else None, state.outputs, state.inputs, thresholds)
+            found = self.collector.collect(J, K if second else None, state, thresholds)
         except FloatingPointError as error:
             raise ModelError(f"tokens from {token_ids[0]}: {error}.", "Set model.dtype to float32.") from error
         tables = {
-            "tokens": tokens_table(token_ids, vocab_ids, self.vocabulary, (state.inputs, state.outputs), entries),
-            "latents": latents_table(token_ids, state.inputs, state.outputs),
-            "jacobian_entries": entries_table(token_ids, entries),
+            "tokens": tokens_table(token_ids, vocab_ids, self.vocabulary, (found.inputs, found.outputs), found.entries),
+            "latents": latents_table(token_ids, found.inputs, found.outputs),
+            "jacobian_entries": entries_table(token_ids, found.entries),
         }
         clock.done("coo")
         if experiments and K is not None:

@@ -30,6 +30,7 @@ from jacobian_core.lake.publish import BlockWriter
 from jacobian_core.model.activations import block_activations
 from jacobian_core.model.llm import load_language_model
 from jacobian_core.model.quality import BlockFit, Fvu, measure_fvu
+from jacobian_core.numerics.collect import Collector, HostCollector
 from jacobian_core.numerics.precision import exact_products
 from jacobian_core.numerics.sae import fold_sae
 from jacobian_core.numerics.sandwich import Sandwich
@@ -103,10 +104,12 @@ def _load(run: RunRef, device: str) -> Worker:
         config.jacobian.evaluate_at,
         config.jacobian.precision,
     )
+    collector: Collector = HostCollector()
     if device != "cpu":
         from jacobian_core.numerics.gpu.choice import with_kernels
+        from jacobian_core.numerics.gpu.compaction import DeviceCollector
 
-        sandwich = with_kernels(sandwich)
+        sandwich, collector = with_kernels(sandwich), DeviceCollector(device)
     tokenizer = load_tokenizer(config.model)
     computer = BlockComputer(
         model=model,
@@ -116,6 +119,7 @@ def _load(run: RunRef, device: str) -> Worker:
         vocabulary=pa.array(_texts(tokenizer, int(model.bridge.cfg.d_vocab))),
         forward_batch_tokens=config.compute.forward_batch_tokens,
         chunk_tokens=config.compute.chunk_tokens,
+        collector=collector,
     )
     return Worker(computer, tokenizer)
 

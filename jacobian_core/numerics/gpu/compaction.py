@@ -1,0 +1,78 @@
+"""COO columns made on the device: prefix sums give every stored pair its place, one scatter a column puts it there.
+
+Boolean indexing would make the host wait once a column, for its length. Here columns are as long as there are pairs
+until the number of stored ones is known, which is waited for once; only what is stored then crosses to the host,
+indices as int32.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from jacobian_core.model.transfer import Transfer
+from jacobian_core.numerics.codes import Codes
+from jacobian_core.numerics.collect import Collected
+from jacobian_core.numerics.coo import NOT_FINITE, Entries, Thresholds, kept_pairs
+from jacobian_core.numerics.state import SandwichState
+
+
+class DeviceCollector:
+    """Compacts on the device, then copies beside the computation; see `Collector`."""
+
+    def __init__(self, device: torch.device | str) -> None:
+        self._transfer = Transfer(device)
+
+    def collect(
+        self,
+        J: Float[Tensor, "tokens k_out k_in"],
+        K: Float[Tensor, "tokens k_out k_in"] | None,
+        state: SandwichState,
+        thresholds: Thresholds,
+    ) -> Collected:
+        """The stored entries and the codes of a chunk. FloatingPointError if an entry is not finite."""
+        kept = kept_pairs(J, state.outputs, state.inputs, thresholds)
+        place = places(kept.keep)
+        columns = {"value": kept.flat} | ({} if K is None else {"second_derivative": K.flatten(1)})
+        packed = {name: pack(column, place) for name, column in columns.items()}
+        packed |= {name: pack(index, place) for name, index in _indices(state).items()}
+        small = kept.totals | _codes("inputs", state.inputs) | _codes("outputs", state.outputs)
+        begun = self._transfer.download(small | {"finite": kept.finite})
+        few = begun.wait()
+        if not bool(few.pop("finite")):
+            raise FloatingPointError(NOT_FINITE)
+        count = int(few["stored"].sum())
+        host = self._transfer.download({name: column[:count] for name, column in packed.items()}).wait()
+        second = host.pop("second_derivative", None)
+        entries = Entries(second_derivative=second, **host, **{name: few[name] for name in kept.totals})
+        return Collected(entries, _host_codes("inputs", few), _host_codes("outputs", few))
+
+
+def places(keep: Bool[Tensor, "tokens pairs"]) -> Int64[Tensor, "flat"]:
+    """Where each pair goes in a column of the kept ones; all others go to one place behind the last."""
+    flat = keep.flatten()
+    return torch.where(flat, flat.cumsum(0) - 1, len(flat))
+
+
+def pack(column: Float[Tensor, "tokens pairs"] | Int64[Tensor, "tokens pairs"], place: Int64[Tensor, "flat"]) -> Tensor:
+    """The kept elements of a column side by side, indices as int32; what follows them is noise."""
+    dtype = column.dtype if column.is_floating_point() else torch.int32
+    packed = torch.empty(len(place) + 1, dtype=dtype, device=place.device)
+    return packed.scatter_(0, place, column.flatten().to(dtype))
+
+
+def _indices(state: SandwichState) -> dict[str, Int64[Tensor, "tokens pairs"]]:
+    """The latents of each pair."""
+    tokens, k_out = state.outputs.index.shape
+    shape = (tokens, k_out, state.inputs.index.shape[1])
+    out, in_ = state.outputs.index[:, :, None], state.inputs.index[:, None, :]
+    return {"out_latent": out.expand(shape).flatten(1), "in_latent": in_.expand(shape).flatten(1)}
+
+
+def _codes(side: str, codes: Codes) -> dict[str, Tensor]:
+    return {f"{side}.{name}": getattr(codes, name) for name in ("index", "value", "margin")}
+
+
+def _host_codes(side: str, columns: dict[str, Tensor]) -> Codes:
+    return Codes(*(columns[f"{side}.{name}"] for name in ("index", "value", "margin")))
