@@ -65,7 +65,7 @@ class SaePartConfig(Group):
 
 
 class SaeConfig(Group):
-    """Which SAE pair, and where it comes from: one artifact that holds both, or two SAEs of their own."""
+    """Which SAE pair, and where it comes from: one artifact that holds both, two SAEs of their own, or a transcoder."""
 
     source: Literal["wandb", "folder", "huggingface"] | None = Field(
         default=None, description="where an artifact that holds both SAEs is kept"
@@ -79,6 +79,11 @@ class SaeConfig(Group):
     subfolder: str | None = Field(default=None, description="huggingface or folder: the pair's folder inside it")
     input: SaePartConfig | None = Field(default=None, description="the SAE on the MLP's input, instead of a pair")
     output: SaePartConfig | None = Field(default=None, description="the SAE on the MLP's output, instead of a pair")
+    transcoder: SaePartConfig | None = Field(
+        default=None,
+        description="a transcoder from the MLP's input to its output, whose latents' effects are compared with the "
+        "MLP's own; alone, or with sae.output",
+    )
 
     @model_validator(mode="after")
     def _one_of_two_forms(self) -> SaeConfig:
@@ -93,14 +98,18 @@ class SaeConfig(Group):
             raise ValueError(
                 f"has {', '.join(whole)} of a pair beside {', '.join(self.parts)}: give the one or the other"
             )
-        elif set(self.parts) != {"in", "out"}:
+        elif self.input and self.transcoder:
+            raise ValueError(
+                "has sae.input and sae.transcoder, which both read the MLP's input: give the one or the other"
+            )
+        elif not self.transcoder and set(self.parts) != {"in", "out"}:
             raise ValueError("needs both sae.input and sae.output")
         return self
 
     @property
     def parts(self) -> dict[str, SaePartConfig]:
         """The SAEs that were named apart, by side; empty where one artifact holds both."""
-        sides = {"in": self.input, "out": self.output}
+        sides = {"transcoder": self.transcoder, "in": self.input, "out": self.output}
         return {side: part for side, part in sides.items() if part is not None}
 
 

@@ -130,7 +130,8 @@ LATENTS = Table(
 
 JACOBIAN_ENTRIES = Table(
     "jacobian_entries", "one stored Jacobian element of one token", ("token_id", "out_latent", "in_latent"), 1,
-    "d t_out / d s_in in COO form, where both latents are active.",
+    "d t_out / d s_in in COO form, where both latents are active. Of a run with a transcoder: how the MLP moves the "
+    "output latent along the direction of the transcoder's latent (`transcoder_latents`).",
     (
         _TOKEN_ID,
         _OUT,
@@ -207,11 +208,58 @@ FUNCTION_SHAPES = Table(
     ),
 )  # fmt: skip
 
+TRANSCODER_TOKENS = Table(
+    "transcoder_tokens", "one analysed token of a run with a transcoder", ("token_id",), 1,
+    "How far the transcoder's output is from the MLP's.",
+    (
+        _TOKEN_ID,
+        Column("error_sq", "float64", "", "squared length of (MLP's output - transcoder's)", minimum=0,
+               encoding=_SPLIT),
+        Column("output_sq", "float64", "", "squared length of the MLP's output", minimum=0, encoding=_SPLIT),
+    ),
+)  # fmt: skip
+
+TRANSCODER_LATENTS = Table(
+    "transcoder_latents", "one active latent of the transcoder at one token", ("token_id", "latent"), 1,
+    "What one unit of the latent does to the MLP's output, by the transcoder and by the MLP itself: both changes along "
+    "the shortest direction of the input that raises this latent by 1 and no other active one.",
+    (
+        _TOKEN_ID,
+        Column("latent", "uint32", "", "index of the latent in the transcoder"),
+        Column("cosine", "float32", "", "cosine between the two changes, 0 where one is 0", minimum=-1,
+               encoding=_SPLIT),
+        Column("mlp_norm", "float32", "", "length of the MLP's change", minimum=0, encoding=_SPLIT),
+        Column("transcoder_norm", "float32", "", "length of the transcoder's change", minimum=0, encoding=_SPLIT),
+        Column("isolation", "float32", "", "how far the latent moves along its direction: 1, or less where its encoder "
+               "depends on those of the other active latents", encoding=_SPLIT),
+        Column("direction_norm", "float32", "", "length of the direction", minimum=0, encoding=_SPLIT),
+    ),
+)  # fmt: skip
+
+TRANSCODER_EFFECTS = Table(
+    "transcoder_effects", "one stored pair of a transcoder's and an output SAE's latent at one token",
+    ("token_id", "out_latent", "in_latent"), 1,
+    "The two changes of `transcoder_latents` as the output SAE's active latents read them, for the pairs that "
+    "jacobian_entries stores.",
+    (
+        _TOKEN_ID,
+        _OUT,
+        Column("in_latent", "uint32", "", "latent of the transcoder"),
+        Column("mlp_effect", "float32", "", "change of the output latent's pre-activation by the MLP", encoding=_SPLIT),
+        Column("transcoder_effect", "float32", "", "change of it by the transcoder", encoding=_SPLIT),
+    ),
+)  # fmt: skip
+
 TABLES: dict[str, Table] = {
-    t.name: t for t in (TOKENS, DOCUMENTS, LATENTS, JACOBIAN_ENTRIES, PAIR_STATS, INTERVENTIONS, FUNCTION_SHAPES)
-}
+    t.name: t
+    for t in (
+        TOKENS, DOCUMENTS, LATENTS, JACOBIAN_ENTRIES, PAIR_STATS, INTERVENTIONS, FUNCTION_SHAPES, TRANSCODER_TOKENS,
+        TRANSCODER_LATENTS, TRANSCODER_EFFECTS,
+    )
+}  # fmt: skip
 BLOCK_TABLES: tuple[str, ...] = (
     "tokens", "documents", "latents", "jacobian_entries", "interventions", "function_shapes",
+    "transcoder_tokens", "transcoder_latents", "transcoder_effects",
 )  # fmt: skip
 """Tables that get one part a block, in the order in which the parts are published."""
 

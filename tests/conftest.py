@@ -51,6 +51,7 @@ _hook = install_import_hook(
         "jacobian_core.numerics.state",
         "jacobian_core.corpus.staging",
         "jacobian_core.numerics.strata",
+        "jacobian_core.numerics.transcoder",
         "jacobian_core.work.tables",
         "jacobian_core.corpus.tokens",
     ],

@@ -21,6 +21,7 @@ _SUPPORTED = "Supported are TopK SAEs without activation normalisation, as the p
 _SUPPORTED_APART = "Supported in the folders in/ and out/ are the sae_lens families standard, topk, jumprelu and gated."
 _NO_NORM: tuple[object, ...] = (None, False, "none")
 _RUN_TIME_NORMS: tuple[object, ...] = ("layer_norm", "constant_norm_rescale")
+TRANSCODERS = ("transcoder", "skip_transcoder", "jumprelu_transcoder", "jumprelu_skip_transcoder")
 FOLDED_NORM = "expected_average_only_in"
 """The norm that only scales, by one factor for all tokens: it is folded into the weights (sae_lens's word for it)."""
 _log = logging.getLogger(__name__)
@@ -47,18 +48,20 @@ class SaeSettings:
     context_tokens: int | None
     width_in: int | None
     width_sae: int | None
+    hook_name_out: str | None = None
 
 
-def read_sae_settings(path: Path, side: Literal["pair", "in", "out"] = "pair") -> SaeSettings:
+def read_sae_settings(path: Path, side: Literal["pair", "in", "out", "transcoder"] = "pair") -> SaeSettings:
     """Read and judge a `cfg.json`; ArtifactError names the file, the field and what is supported.
 
     `side` is "pair" for a file that speaks for both SAEs, which are TopK then; SAEs apart can be of other families, and
     can normalise their activations.
     """
     raw = _read_json(path)
-    family = _read_family(path, raw, apart=side != "pair")
+    transcoder = side == "transcoder"
+    family = _read_transcoder(path, raw) if transcoder else _read_family(path, raw, apart=side != "pair")
     norm = _read_norm(raw)
-    allowed: tuple[object, ...] = () if side == "pair" else (True, FOLDED_NORM)
+    allowed: tuple[object, ...] = (True, FOLDED_NORM) if side in ("in", "out") else ()
     _check_neutral_fields(path, raw, (*_RUN_TIME_NORMS, *allowed) if allowed else ())
     k = _read_k(path, raw) if family == "topk" else None
     hook_name, layer = _read_hook(path, raw)
@@ -76,6 +79,7 @@ def read_sae_settings(path: Path, side: Literal["pair", "in", "out"] = "pair") -
         context_tokens=_read_count(path, raw, "context_size"),
         width_in=_read_count(path, raw, "d_in"),
         width_sae=_read_count(path, raw, "d_sae"),
+        hook_name_out=_read_text(path, raw, "hook_name_out"),
     )
 
 
@@ -117,6 +121,8 @@ def _read_family(path: Path, raw: dict[str, Any], apart: bool) -> str:
     if apart and architecture in ("standard", "jumprelu", "gated") and activation in (None, "relu"):
         return str(architecture)
     remedy = _SUPPORTED_APART if apart else _SUPPORTED
+    if architecture in TRANSCODERS:
+        remedy = "A transcoder is named in [sae.transcoder]."
     if architecture not in (None, "standard", "topk"):
         raise _refuse(path, "architecture", architecture, remedy)
     if activation not in (None, "topk"):
@@ -124,6 +130,15 @@ def _read_family(path: Path, raw: dict[str, Any], apart: bool) -> str:
     if architecture != "topk" and activation is None:
         raise ArtifactError(f"{path} names no TopK activation (architecture or activation_fn_str).", remedy)
     return "topk"
+
+
+def _read_transcoder(path: Path, raw: dict[str, Any]) -> str:
+    _, architecture = _field(raw, "architecture")
+    if architecture not in TRANSCODERS:
+        raise _refuse(path, "architecture", architecture, f"A transcoder's is one of {', '.join(TRANSCODERS)}.")
+    if _field(raw, "apply_b_dec_to_input")[1]:
+        raise _refuse(path, "apply_b_dec_to_input", True, "A transcoder's decoder bias is on the MLP's output.")
+    return str(architecture)
 
 
 def _read_norm(raw: dict[str, Any]) -> str:
@@ -149,7 +164,7 @@ def _check_neutral_fields(path: Path, raw: dict[str, Any], norms: tuple[object, 
         _, value = _field(raw, name)
         if value is not None and not isinstance(value, bool):
             raise _refuse(path, name, value, "It must be true or false.")
-    if _field(raw, "apply_b_dec_to_input")[1] is None:
+    if _field(raw, "apply_b_dec_to_input")[1] is None and _field(raw, "architecture")[1] not in TRANSCODERS:
         _log.warning("%s does not say apply_b_dec_to_input; taking sae_lens's default, true", path)
 
 
@@ -229,6 +244,8 @@ def _to_sae_lens(path: Path, raw: dict[str, Any], family: str, k: int | None) ->
     )
     if k is not None:
         settings["k"] = k
+    if family in TRANSCODERS:
+        settings["apply_b_dec_to_input"] = False
     metadata = dict(settings.get("metadata") or {})
     # The way the model is loaded is this project's own setting; sae_lens would only warn about it.
     metadata.pop("model_from_pretrained_kwargs", None)

@@ -69,12 +69,16 @@ def load_sae_pair(folder: Path, device: str = "cpu") -> SaePair:
 
 @dataclass(frozen=True)
 class PairFacts:
-    """What identifies a pair's place: its layer and the widths of its two SAEs; and its parts, if named apart."""
+    """What identifies a pair's place: its layer and the widths of its two SAEs; and its parts, if named apart.
+
+    Of a transcoder `n_in_latents` is its width, and `n_out_latents` 0 where there is no SAE on the MLP's output.
+    """
 
     layer: int
     n_in_latents: int
     n_out_latents: int
     parts: dict[str, PartFacts] = field(default_factory=dict)
+    transcoder: bool = False
 
 
 def describe_pair(folder: Path) -> PairFacts:
@@ -82,6 +86,8 @@ def describe_pair(folder: Path) -> PairFacts:
 
     Raises ArtifactError as `load_sae_pair` does for missing or damaged files.
     """
+    if is_transcoder(folder):
+        return _describe_transcoder(folder)
     if (folder / "in").is_dir() and not (folder / CONFIG_NAME).exists():
         files = [(folder / side / WEIGHTS_NAME, _encoder_in(folder / side / WEIGHTS_NAME, side)) for side in SIDES]
         layer = read_layer(folder / "in" / CONFIG_NAME)
@@ -90,6 +96,18 @@ def describe_pair(folder: Path) -> PairFacts:
         layer = read_layer(folder / CONFIG_NAME)
     n_in, n_out = (encoder_width(path, name) for path, name in files)
     return PairFacts(layer, n_in, n_out, read_parts(folder))
+
+
+def is_transcoder(folder: Path) -> bool:
+    """Whether the artifact in `folder` is a transcoder, with or without an SAE on the MLP's output."""
+    return (folder / "transcoder").is_dir() and not (folder / CONFIG_NAME).exists()
+
+
+def _describe_transcoder(folder: Path) -> PairFacts:
+    n_in = encoder_width(folder / "transcoder" / WEIGHTS_NAME, "W_enc")
+    path = folder / "out" / WEIGHTS_NAME
+    n_out = encoder_width(path, _encoder_in(path, "out")) if path.parent.is_dir() else 0
+    return PairFacts(read_layer(folder / "transcoder" / CONFIG_NAME), n_in, n_out, read_parts(folder), transcoder=True)
 
 
 def _encoder_in(path: Path, side: Side) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from jacobian_core.artifact.files import CONFIG_NAME, WEIGHTS_NAME
 from jacobian_core.artifact.hooks import check_hook
-from jacobian_core.artifact.sae_config import FOLDED_NORM, SaeSettings, read_sae_settings
+from jacobian_core.artifact.sae_config import FOLDED_NORM, TRANSCODERS, SaeSettings, read_sae_settings
 from jacobian_core.artifact.sae_weights import (
     FAMILY_TENSORS,
     TENSORS,
@@ -72,6 +72,23 @@ def load_side(folder: Path, side: Side, device: str, norm_factor: float | None =
     return LoadedSide(sae, settings, f"{WEIGHTS_NAME}: W_enc")
 
 
+def load_transcoder(folder: Path, device: str, norm_factor: float | None = None) -> LoadedSide:
+    """The transcoder in `folder`, from the MLP's input to its output; ArtifactError as `load_side`."""
+    path = folder / WEIGHTS_NAME
+    settings = read_sae_settings(folder / CONFIG_NAME, "transcoder")
+    if norm_factor is not None:
+        raise ArtifactError("sae.transcoder.norm_factor has no meaning: transcoders do not normalise.", "Remove it.")
+    check_hook(settings.path, "in", settings.hook_name, settings.hf_hook_name)
+    if settings.hook_name_out is not None:
+        check_hook(settings.path, "out", settings.hook_name_out, None)
+    names = {key: key for key in FAMILY_TENSORS[settings.family]}
+    refuse_unknown(path, tensor_names(path) - set(names), settings.family)
+    tensors = read_tensors(path, names)
+    check_shapes(path, names, tensors, settings)
+    check_declared_widths(path, "W_enc", tensors["W_enc"], settings)
+    return LoadedSide(_build(settings, tensors, device, settings.hook_name), settings, f"{WEIGHTS_NAME}: W_enc")
+
+
 def load_half(folder: Path, side: Side, device: str) -> LoadedSide:
     """One side's TopK SAE of a published pair."""
     path, names = folder / WEIGHTS_NAME, published_names(side)
@@ -113,6 +130,8 @@ def _build(settings: SaeSettings, tensors: dict[str, Tensor], device: str, hook_
 
     width, latents = tensors["W_enc"].shape
     cfg = {**settings.sae_lens, "d_in": width, "d_sae": latents, "device": device, "dtype": "float32"}
+    if settings.family in TRANSCODERS:
+        cfg["d_out"] = tensors["W_dec"].shape[1]
     # The version keeps sae_lens from reading this modern configuration as a legacy one.
     cfg["metadata"] = {**settings.sae_lens["metadata"], "hook_name": hook_name, "sae_lens_version": version("sae-lens")}
     moved = {key: tensor.to(device) for key, tensor in tensors.items()}

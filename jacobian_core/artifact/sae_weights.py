@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from jacobian_core.artifact.sae_config import SaeSettings
+from jacobian_core.artifact.sae_config import TRANSCODERS, SaeSettings
 from jacobian_core.errors import ArtifactError
 
 TENSORS = ("W_enc", "b_enc", "W_dec", "b_dec")
@@ -21,6 +21,10 @@ FAMILY_TENSORS = {
     "topk": TENSORS,
     "jumprelu": (*TENSORS, "threshold"),
     "gated": ("W_enc", "W_dec", "b_dec", "b_gate", "r_mag", "b_mag"),
+    "transcoder": TENSORS,
+    "skip_transcoder": (*TENSORS, "W_skip"),
+    "jumprelu_transcoder": (*TENSORS, "threshold"),
+    "jumprelu_skip_transcoder": (*TENSORS, "threshold", "W_skip"),
 }
 """What a sae_lens folder of each family holds."""
 _DTYPES = ("float16", "bfloat16", "float32", "float64")
@@ -67,12 +71,18 @@ def read_tensors(path: Path, names: dict[str, str]) -> dict[str, Float[Tensor, "
 
 
 def check_shapes(path: Path, names: dict[str, str], tensors: dict[str, Tensor], settings: SaeSettings) -> None:
-    """Refuse tensors whose shapes don't make one SAE: W_enc (d, n), W_dec (n, d), b_dec (d), all others (n), k <= n."""
+    """Refuse tensors whose shapes don't make one SAE: W_enc (d, n), W_dec (n, d), b_dec (d), all others (n), k <= n.
+
+    A transcoder's decoder has its output's width, and W_skip is (d_out, d).
+    """
     encoder = tensors["W_enc"]
     if encoder.ndim != 2 or 0 in encoder.shape:
         raise ArtifactError(f"{path}: {names['W_enc']} has shape {tuple(encoder.shape)}, expected (width, latents).")
     width, latents = encoder.shape
-    fixed: dict[str, tuple[int, ...]] = {"W_enc": (width, latents), "W_dec": (latents, width), "b_dec": (width,)}
+    out = tensors["W_dec"].shape[-1] if settings.family in TRANSCODERS else width
+    fixed: dict[str, tuple[int, ...]] = {
+        "W_enc": (width, latents), "W_dec": (latents, out), "b_dec": (out,), "W_skip": (out, width),
+    }  # fmt: skip
     for key in tensors:
         shape = fixed.get(key, (latents,))
         if tuple(tensors[key].shape) != shape:

@@ -8,6 +8,7 @@ as much as the codes themselves, 128 of 4096 cost a percent.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -62,11 +63,15 @@ class BlockFit:
 
     def measure(self, sandwich: Sandwich, x: Float[Tensor, "tokens d_in"]) -> None:
         """Measure on true activations `x` of all analysed tokens of the block."""
+        self.measure_by(lambda sample: measure_fvu(sandwich.inputs, *sandwich.true_output, sample), x)
+
+    def measure_by(self, fvu_of: Callable[[Tensor], Fvu], x: Float[Tensor, "tokens d_in"]) -> None:
+        """The same with another way to measure."""
         wanted = min(self.limit, x.shape[0])
         if wanted < min(_FEWEST_TOKENS, self.limit or 1):
             return
         sample = x[torch.arange(wanted, device=x.device) * x.shape[0] // wanted]
-        fvu = measure_fvu(sandwich.inputs, *sandwich.true_output, sample)
+        fvu = fvu_of(sample)
         if math.isfinite(fvu.fvu_in) and math.isfinite(fvu.fvu_out):
             self.figures = {"fvu_in": fvu.fvu_in, "fvu_out": fvu.fvu_out, "fvu_tokens": fvu.tokens}
 

@@ -108,3 +108,21 @@ def pair_sums(
         "sum_sq": jacobians.square().sum(0),
         "max_abs": jacobians.abs().amax(0),
     }
+
+
+def transcoder_directions(encoder: Float[Tensor, "d_in active"]) -> Float[Tensor, "active d_in"]:
+    """For each active latent the shortest input direction that raises it by one and no other active latent.
+
+    `encoder` has the active latents' encoder columns. Least squares, of least norm, latent by latent.
+    """
+    wanted = torch.eye(encoder.shape[1], dtype=encoder.dtype)
+    solutions = [torch.linalg.lstsq(encoder.T, row[:, None], driver="gelsd").solution[:, 0] for row in wanted]
+    return torch.stack(solutions) if solutions else encoder.new_zeros(0, encoder.shape[0])
+
+
+def change_along(
+    function: MlpFunction, x: Float[Tensor, "d_in"], directions: Float[Tensor, "some d_in"]
+) -> Float[Tensor, "some d_out"]:
+    """How a function of one token's MLP input (the MLP, a transcoder) changes along directions, by its Jacobian."""
+    whole: Tensor = torch.autograd.functional.jacobian(lambda v: function(v[None])[0], x)  # type: ignore[no-untyped-call]
+    return directions @ whole.T

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from jacobian_core.artifact.sae_pair import describe_pair, model_weights_of
+from jacobian_core.artifact.transcoder import check_transcoder_settings
 from jacobian_core.config import RunConfig
 from jacobian_core.corpus.listing import Shard
 from jacobian_core.corpus.tokenizer import load_tokenizer
@@ -35,6 +36,9 @@ def describe_request(config: RunConfig, artifact: Path, digest: str, shards: Seq
     facts: dict[str, Any] = {
         "digest": digest, "n_in_latents": pair.n_in_latents, "n_out_latents": pair.n_out_latents,
     }  # fmt: skip
+    if pair.transcoder:
+        check_transcoder_settings(config)
+        facts["kind"] = "transcoder"
     if pair.parts:
         # Where a part is from does not determine the data: two places of one SAE are the same run.
         facts["parts"] = {

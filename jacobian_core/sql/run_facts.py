@@ -113,7 +113,7 @@ def _artifact(run: RunSnapshot) -> str | None:
     whole = run.fact("config", "sae", "location")
     if isinstance(whole, str):
         return whole
-    sides = {"in": "input", "out": "output"}
+    sides = {"transcoder": "transcoder", "in": "input", "out": "output"}
     parts = {side: run.fact("config", "sae", name) for side, name in sides.items()}
     return "; ".join(f"{side} {_place(part)}" for side, part in parts.items() if isinstance(part, dict)) or None
 

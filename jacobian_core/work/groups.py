@@ -84,7 +84,7 @@ def open_groups(run: RunRef) -> dict[str, list[str]]:
 def accumulate_group(run: RunRef, group_id: str, block_ids: list[str]) -> float:
     """Make and keep the partial sums of a group from its staged blocks, tile by tile; returns wall seconds."""
     worker, lake = worker_for(run), Lake(run.lake)
-    sandwich, clock = worker.computer.sandwich, StageSeconds()
+    sandwich, clock = worker.sandwich, StageSeconds()
     for tile in range(run.config.all_inputs.tiles):
         path = partial_path(lake, run.run_id, group_id, tile)
         if files.is_file(path):
@@ -122,7 +122,7 @@ def prepare_pair_stats(run: RunRef) -> PreparedPart:
     Raises LakeError where the part can't be written or sums are missing.
     """
     lake, worker = Lake(run.lake), worker_for(run)
-    sandwich = worker.computer.sandwich
+    sandwich = worker.sandwich
     paths = files.list_folder(lake.work_folder(run.run_id) / "all_inputs")
     partials = [load_partial(path) for path in sorted(paths) if path.suffix == ".safetensors"]
     if not partials:

@@ -45,9 +45,9 @@ def _numpy(tensor: Tensor) -> NDArray[Any]:
     return array
 
 
-def entries_table(token_ids: TokenIds, entries: Entries) -> pa.Table:
-    """`jacobian_entries` of a chunk."""
-    second = entries.second_derivative
+def entries_table(token_ids: TokenIds, entries: Entries, second: bool = True) -> pa.Table:
+    """`jacobian_entries` of a chunk; without `second` no second derivatives, whatever the entries carry."""
+    derivatives = entries.second_derivative if second else None
     return make_table(
         JACOBIAN_ENTRIES,
         {
@@ -55,7 +55,7 @@ def entries_table(token_ids: TokenIds, entries: Entries) -> pa.Table:
             "out_latent": _numpy(entries.out_latent),
             "in_latent": _numpy(entries.in_latent),
             "value": _numpy(entries.value),
-            "second_derivative": None if second is None else _numpy(second),
+            "second_derivative": None if derivatives is None else _numpy(derivatives),
         },
     )
 

@@ -17,7 +17,8 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from jacobian_core.artifact.sae_pair import check_pair_fits, load_sae_pair, model_weights_of
+from jacobian_core.artifact.sae_pair import check_pair_fits, is_transcoder, load_sae_pair, model_weights_of
+from jacobian_core.artifact.transcoder import check_transcoder_fits, load_transcoder_artifact
 from jacobian_core.config import ComputeConfig
 from jacobian_core.corpus.blocks import TokenBlock
 from jacobian_core.corpus.staging import load_block
@@ -34,7 +35,9 @@ from jacobian_core.numerics.collect import Collector, HostCollector
 from jacobian_core.numerics.precision import exact_products
 from jacobian_core.numerics.sae import fold_sae
 from jacobian_core.numerics.sandwich import Sandwich
+from jacobian_core.numerics.transcoder import TranscoderKernel, fold_transcoder
 from jacobian_core.work.compute import BlockComputer, StageSeconds
+from jacobian_core.work.transcoders import TranscoderComputer
 
 if TYPE_CHECKING:
     from jacobian_core.pipeline import QualityReport, RunRef
@@ -48,8 +51,15 @@ _PROOF_POSITIONS = 64
 class Worker:
     """The loaded parts of one run on one device."""
 
-    computer: BlockComputer
+    computer: BlockComputer | TranscoderComputer
     tokenizer: Tokenizer
+
+    @property
+    def sandwich(self) -> Sandwich:
+        """The pair's sandwich; ValueError for a transcoder, which has none."""
+        if isinstance(self.computer, TranscoderComputer):
+            raise ValueError("a transcoder has no sandwich")
+        return self.computer.sandwich
 
 
 _loading = threading.Lock()
@@ -87,6 +97,8 @@ def _load(run: RunRef, device: str) -> Worker:
     exact_products()
     if config.compute.threads is not None:
         torch.set_num_threads(config.compute.threads)
+    if is_transcoder(Path(run.artifact.folder)):
+        return _load_transcoder(run, device)
     folder = Path(run.artifact.folder)
     weights = model_weights_of(folder) if config.model.weights == "artifact" else None
     pair = load_sae_pair(folder)
@@ -124,6 +136,24 @@ def _load(run: RunRef, device: str) -> Worker:
     return Worker(computer, tokenizer)
 
 
+def _load_transcoder(run: RunRef, device: str) -> Worker:
+    config = run.config
+    artifact = load_transcoder_artifact(Path(run.artifact.folder))
+    model = load_language_model(config.model, run.layer, device)
+    check_transcoder_fits(artifact, model.mlp.d_in, model.mlp.d_out, model.bridge.cfg.n_layers)
+    output = None if artifact.output is None else fold_sae(artifact.output, device, model.dtype)
+    tokenizer = load_tokenizer(config.model)
+    computer = TranscoderComputer(
+        model=model,
+        kernel=TranscoderKernel.build(fold_transcoder(artifact.transcoder, device, model.dtype), model.mlp, output),
+        settings=config.jacobian,
+        vocabulary=pa.array(_texts(tokenizer, int(model.bridge.cfg.d_vocab))),
+        forward_batch_tokens=config.compute.forward_batch_tokens,
+        chunk_tokens=config.compute.chunk_tokens,
+    )
+    return Worker(computer, tokenizer)
+
+
 def _texts(tokenizer: Tokenizer, vocabulary: int) -> list[str]:
     """A text for every id that the model knows, the tokenizer's own or ''."""
     texts = tokenizer.texts()
@@ -144,8 +174,10 @@ def measure_quality(run: RunRef) -> tuple[Fvu, float]:
     if proof is None:
         raise CorpusError("the corpus has no document that can be analysed.", "Check corpus.location and its shards.")
     mlp_error = computer.model.prove_mlp(proof)
-    sandwich = computer.sandwich
-    return measure_fvu(sandwich.inputs, *sandwich.true_output, torch.cat(taken)), mlp_error
+    x = torch.cat(taken)
+    if isinstance(computer, TranscoderComputer):
+        return computer.fvu(x), mlp_error
+    return measure_fvu(computer.sandwich.inputs, *computer.sandwich.true_output, x), mlp_error
 
 
 def _first_blocks(run: RunRef, tokenizer: Tokenizer, tokens: int) -> list[TokenBlock]:

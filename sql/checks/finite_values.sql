@@ -1,5 +1,6 @@
 -- invariant: every number is finite where it is not null
--- reads: tokens, latents, jacobian_entries, pair_stats, interventions, function_shapes
+-- reads: tokens, latents, jacobian_entries, pair_stats, interventions, function_shapes, transcoder_tokens,
+--   transcoder_latents, transcoder_effects
 -- parameters:
 --   run_id VARCHAR - the run
 -- grain: one column with a value that is not finite
@@ -114,6 +115,51 @@ WITH counted AS (
             count(*) FILTER (WHERE NOT isfinite(weight))
         ]) AS violations
     FROM function_shapes
+    WHERE run_id = $run_id
+    UNION ALL
+    SELECT
+        'transcoder_tokens' AS table_name,
+        unnest([
+            'error_sq',
+            'output_sq'
+        ]) AS column_name,
+        unnest([
+            count(*) FILTER (WHERE NOT isfinite(error_sq)),
+            count(*) FILTER (WHERE NOT isfinite(output_sq))
+        ]) AS violations
+    FROM transcoder_tokens
+    WHERE run_id = $run_id
+    UNION ALL
+    SELECT
+        'transcoder_latents' AS table_name,
+        unnest([
+            'cosine',
+            'mlp_norm',
+            'transcoder_norm',
+            'isolation',
+            'direction_norm'
+        ]) AS column_name,
+        unnest([
+            count(*) FILTER (WHERE NOT isfinite(cosine)),
+            count(*) FILTER (WHERE NOT isfinite(mlp_norm)),
+            count(*) FILTER (WHERE NOT isfinite(transcoder_norm)),
+            count(*) FILTER (WHERE NOT isfinite(isolation)),
+            count(*) FILTER (WHERE NOT isfinite(direction_norm))
+        ]) AS violations
+    FROM transcoder_latents
+    WHERE run_id = $run_id
+    UNION ALL
+    SELECT
+        'transcoder_effects' AS table_name,
+        unnest([
+            'mlp_effect',
+            'transcoder_effect'
+        ]) AS column_name,
+        unnest([
+            count(*) FILTER (WHERE NOT isfinite(mlp_effect)),
+            count(*) FILTER (WHERE NOT isfinite(transcoder_effect))
+        ]) AS violations
+    FROM transcoder_effects
     WHERE run_id = $run_id
 )
 

@@ -1,5 +1,6 @@
 -- invariant: the key of every table is unique
--- reads: tokens, documents, latents, jacobian_entries, pair_stats, interventions, function_shapes
+-- reads: tokens, documents, latents, jacobian_entries, pair_stats, interventions, function_shapes, transcoder_tokens,
+--   transcoder_latents, transcoder_effects
 -- parameters:
 --   run_id VARCHAR - the run
 -- grain: one key that occurs more than once
@@ -66,6 +67,33 @@ SELECT
     token_id || ' ' || out_latent || ' ' || in_latent AS key_values,
     count(*) AS copies
 FROM function_shapes
+WHERE run_id = $run_id
+GROUP BY token_id, out_latent, in_latent
+HAVING count(*) > 1
+UNION ALL
+SELECT
+    'transcoder_tokens' AS table_name,
+    token_id::VARCHAR AS key_values,
+    count(*) AS copies
+FROM transcoder_tokens
+WHERE run_id = $run_id
+GROUP BY token_id
+HAVING count(*) > 1
+UNION ALL
+SELECT
+    'transcoder_latents' AS table_name,
+    token_id || ' ' || latent AS key_values,
+    count(*) AS copies
+FROM transcoder_latents
+WHERE run_id = $run_id
+GROUP BY token_id, latent
+HAVING count(*) > 1
+UNION ALL
+SELECT
+    'transcoder_effects' AS table_name,
+    token_id || ' ' || out_latent || ' ' || in_latent AS key_values,
+    count(*) AS copies
+FROM transcoder_effects
 WHERE run_id = $run_id
 GROUP BY token_id, out_latent, in_latent
 HAVING count(*) > 1

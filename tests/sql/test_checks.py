@@ -63,6 +63,10 @@ BROKEN: list[tuple[str, dict[str, int]]] = [
      {"interventions_agree": 1}),
     (f"INSERT INTO function_shapes VALUES ({A}, 1, 0, .5, 2, 5, 100, 3, .5, 3, 'linear', 'other', 1, '{HAND_RUN}')",
      {"function_shapes_agree": 1}),
+    (f"INSERT INTO transcoder_effects VALUES ({A}, 1, 0, .5, .5, '{HAND_RUN}')", {"transcoder_agrees": 1}),
+    (f"INSERT INTO transcoder_latents VALUES ({A}, 0, .5, 1, 1, 1, 1, '{HAND_RUN}')", {"transcoder_agrees": 1}),
+    (f"INSERT INTO transcoder_tokens VALUES ({A}, 'nan', 1, '{HAND_RUN}')",
+     {"transcoder_agrees": 14, "finite_values": 1}),
 ]  # fmt: skip
 
 
