@@ -10,11 +10,11 @@ the active encoder). Along it, at the token's own x,
     the MLP changes by          m_j = v_j J_mlp(x)
 
 and of an output SAE's active latent i, `g_j` and `m_j` move the pre-activation by `g_j . W_enc_out[:, i]` and `m_j .
-W_enc_out[:, i]`. Without a skip connection the first is constant in x, the second is the MLP's own Jacobian; both are in
-one unit, and equal where the transcoder is locally right. Along the encoder column itself they would not be: other
+W_enc_out[:, i]`. Without a skip connection the first is constant in x; the second is the MLP's own Jacobian. Both
+are in one unit, and equal where the transcoder is locally right. Along the encoder column they would not be: other
 active latents would move with it, and a perfect transcoder would fail the test. Where active columns are dependent,
-latent j has no direction of its own: `isolation = v_j . e_j` is then below 1, and `g_j` is the transcoder's exact change
-along the `v_j` that there is.
+latent j has no direction of its own: `isolation = v_j . e_j` is then below 1, and `g_j` is the transcoder's exact
+change along the `v_j` that there is.
 
 Derivatives hold the selection fixed, as everywhere. Directions are solved for in float64, one k x k system a token.
 """
