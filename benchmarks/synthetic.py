@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+from pydantic import JsonValue
 
 from jacobian_core.config import LakeConfig
 from jacobian_core.contracts import POSITION_BITS, TABLES, document_id, token_id
@@ -39,9 +40,11 @@ class _Draw:
 def write_run(folder: Path, blocks: int) -> Lake:
     """A run in progress of so many blocks, all of them finished."""
     lake = Lake.create(folder)
-    identity = {"artifact": {"n_in_latents": LATENTS, "n_out_latents": LATENTS}, "model": {"layer": 3}}
+    identity: dict[str, JsonValue] = {
+        "artifact": {"n_in_latents": LATENTS, "n_out_latents": LATENTS},
+        "model": {"layer": 3},
+    }
     begin_run(lake, RUN, identity, {"name": "synthetic", "jacobian": {"scope": "active", "min_abs": 0.0}})
-    (lake.work_folder(RUN) / "quality.json").write_text("{}")
     rng = np.random.default_rng(0)
     for number in range(blocks):
         _write_block(lake, number, _draw(rng))

@@ -22,6 +22,7 @@ from queue import Empty, SimpleQueue
 import numpy as np
 import pyarrow as pa
 import torch
+from jaxtyping import Int64
 
 from jacobian_core.config import LakeConfig
 from jacobian_core.contracts import PAIR_STATS
@@ -81,7 +82,7 @@ def build_pair_stats(lake: Lake, run_id: str, config: LakeConfig, threads: int |
         raise QueryError(f"{lake.root} has no run {run_id}.", "`jacobian runs` lists the runs.")
     with _folder(lake, state) as folder, _one_thread_each(), ThreadPoolExecutor(threads or os.cpu_count()) as pool:
         made = sum(pool.map(lambda marker: make_rows(lake, run_id, folder, marker), state.blocks))
-        run, n_out = _widths(folder, state)
+        run, n_out = _widths(folder, state.blocks, int(state.total("tokens")))
         with PartWriter(lake, PAIR_STATS, run_id, PAIR_STATS_ACTIVE, config) as writer:
             for table in _in_order(pool, run, n_out):
                 writer.write(table)
@@ -90,6 +91,24 @@ def build_pair_stats(lake: Lake, run_id: str, config: LakeConfig, threads: int |
         "pair_stats of %s: %d pairs; %d of %d blocks were read", run_id, prepared.info.rows, made, len(state.blocks)
     )
     return prepared
+
+
+def count_pairs(lake: Lake, run_id: str, block_ids: Sequence[str]) -> int:
+    """Pairs that have an entry in these finished blocks of a run in progress."""
+    folder, seen = rows_folder(lake, run_id), 0
+    blocks = [marker for marker in lake.markers(run_id) if marker.block_id in block_ids]
+    for marker in blocks:
+        make_rows(lake, run_id, folder, marker)
+    run, n_out = _widths(folder, blocks, tokens=1)
+    for start in range(0, n_out, run.outs):
+        outs = range(start, min(start + run.outs, n_out))
+        used = np.zeros(len(outs) * run.n_in, bool)
+        for marker in blocks:
+            with _opened(folder, marker) as block:
+                for rows in block.strip(outs):
+                    used[_cells(rows, start, run.n_in)] = True
+        seen += int(used.sum())
+    return seen
 
 
 @contextmanager
@@ -113,13 +132,13 @@ def _one_thread_each() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _widths(folder: Path, state: RunSnapshot) -> tuple[_Run, int]:
+def _widths(folder: Path, blocks: Sequence[BlockMarker], tokens: int) -> tuple[_Run, int]:
     """The run as strips need it, and how many output latents there are."""
     n_out, n_in, largest = 0, 1, 0.0
-    for marker in state.blocks:
+    for marker in blocks:
         with _opened(folder, marker) as rows:
             n_out, n_in, largest = max(n_out, rows.widths[0]), max(n_in, rows.widths[1]), max(largest, rows.largest)
-    return _Run(folder, state.blocks, n_in, units_of(int(state.total("tokens")), largest)), n_out
+    return _Run(folder, blocks, n_in, units_of(tokens, largest)), n_out
 
 
 @contextmanager
@@ -155,13 +174,21 @@ def _strip(run: _Run, outs: range) -> pa.Table:
 
 
 def _add(sums: StripSums, rows: Rows, first: int, n_in: int, codes: Codes | None) -> None:
-    row_cell = (rows.out_latent.astype(np.int64) - first) * n_in
-    cell = torch.from_numpy(np.repeat(row_cell, rows.lengths) + rows.in_latent)
+    cell = torch.from_numpy(_cells(rows, first, n_in))
     value = torch.from_numpy(rows.value)
     for start in range(0, len(cell), _ADDED_ENTRIES):
         sums.add(cell[start : start + _ADDED_ENTRIES], value[start : start + _ADDED_ENTRIES])
     if codes is not None:
+        row_cell = (rows.out_latent.astype(np.int64) - first) * n_in
         sums.add_coactive(torch.from_numpy(np.repeat(row_cell, codes.counts(rows.token)) + codes.of(rows.token)), cell)
+
+
+def _cells(rows: Rows, first: int, n_in: int) -> Int64[np.ndarray, "entries"]:
+    """The cell of each entry in a strip that begins with output latent `first`."""
+    cells: Int64[np.ndarray, "entries"] = (
+        np.repeat((rows.out_latent.astype(np.int64) - first) * n_in, rows.lengths) + rows.in_latent
+    )
+    return cells
 
 
 def _table(pairs: PairRows, first: int, n_in: int) -> pa.Table:

@@ -1,7 +1,8 @@
 """What a run would cost, from a short real run: the same steps on the same text and weights, in a temporary lake.
 
 Nothing is modelled that can be measured: the first blocks of the request are fetched, tokenised, computed, written and
-aggregated, and the rates of the second half are extrapolated (the first half warms caches and allocators up).
+aggregated, and the rates of the second half are extrapolated (the first half warms caches and allocators up). Only the
+number of pairs, which grows ever slower, follows a fitted curve (`unit_costs.py`).
 """
 
 from __future__ import annotations
@@ -17,8 +18,12 @@ from jacobian_core import pipeline
 from jacobian_core.artifact.sae_pair import describe_pair
 from jacobian_core.config import RunConfig
 from jacobian_core.errors import CorpusError
+from jacobian_core.finish import finish_run
+from jacobian_core.lake.layout import Lake
+from jacobian_core.lake.manifest import RunManifest
 from jacobian_core.numerics.all_inputs import accumulator_bytes
 from jacobian_core.pipeline import BlockResult, RunRef
+from jacobian_core.request.unit_costs import PairGrowth, UnitCosts
 
 _BLOCKS = 6
 """Blocks of the calibration; rates are those of the later half."""
@@ -43,53 +48,107 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class _Calibration:
-    """A short run's measurements: its blocks, and wall seconds to start, to aggregate and to stage and compute."""
+class Calibration:
+    """A short run's measurements: its blocks, wall seconds of each step, and what it left in the lake."""
 
     results: list[BlockResult]
     block_seconds: list[float]
     start_seconds: float
     publish_seconds: float
-    bytes: int
-    whole_corpus: bool
     group_seconds: float
+    half_pairs: int
+    manifest: RunManifest
+    whole_corpus: bool
     accumulator_bytes: int
     pair: str
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that were computed."""
+        return sum(result.tokens for result in self.results)
+
+    @property
+    def later(self) -> slice:
+        """The blocks whose rates count."""
+        return slice(len(self.results) // 2, None)
 
 
 def plan_run(config: RunConfig) -> Plan:
     """Calibrate and extrapolate; raises what the run itself would raise at its start."""
-    with tempfile.TemporaryDirectory(prefix="jacobian-plan-") as folder:
-        lake = config.lake.model_copy(update={"root": str(Path(folder) / "lake")})
-        measured = _calibrate(config.model_copy(update={"lake": lake}))
-    return _extrapolate(config, measured)
+    measured = calibrate(config)
+    tokens, source = _corpus_tokens(config, measured.tokens, measured.whole_corpus)
+    cost = unit_costs(config, measured).cost(tokens)
+    sampled = f"{len(measured.results)} blocks ({measured.tokens:,} tokens) computed and aggregated here"
+    return Plan(
+        tokens=tokens,
+        entries=round(cost.entries),
+        bytes_on_disk=round(cost.bytes),
+        peak_memory_bytes=_peak_memory(),
+        accumulator_bytes=measured.accumulator_bytes,
+        seconds=cost.total_seconds,
+        basis=f"{sampled}; tokens: {source}",
+        pair=measured.pair,
+    )
 
 
-def _calibrate(config: RunConfig) -> _Calibration:
+def calibrate(config: RunConfig) -> Calibration:
+    """Run the first blocks of the request in a temporary lake."""
     wanted = config.corpus.max_tokens
     limit = _BLOCKS * config.corpus.block_tokens
     corpus = config.corpus.model_copy(update={"max_tokens": limit if wanted is None else min(wanted, limit)})
+    with tempfile.TemporaryDirectory(prefix="jacobian-plan-") as folder:
+        lake = config.lake.model_copy(update={"root": str(Path(folder) / "lake")})
+        return _measured(config.model_copy(update={"lake": lake, "corpus": corpus}))
+
+
+def _measured(config: RunConfig) -> Calibration:
     started = time.perf_counter()
-    request = config.model_copy(update={"corpus": corpus})
-    run = pipeline.resolve_run(request, pipeline.fetch_artifact(request))
+    run = pipeline.resolve_run(config, pipeline.fetch_artifact(config))
     pipeline.check_quality(run)
     start_seconds = time.perf_counter() - started
     results, seconds, whole = _run_blocks(run)
-    groups = pipeline.open_groups(run)
-    group_seconds = sum(pipeline.accumulate_group(run, group) for group in groups)
+    half_pairs = _pairs_so_far(run, [result.block_id for result in results[: max(1, len(results) // 2)]])
+    group_seconds = sum(pipeline.accumulate_group(run, group) for group in pipeline.open_groups(run))
     started = time.perf_counter()
-    summary = pipeline.publish_run(run, {})
+    manifest = finish_run(run, {})
     publish_seconds = time.perf_counter() - started
-    return _Calibration(
-        results,
-        seconds,
-        start_seconds,
-        publish_seconds,
-        summary.bytes,
-        whole,
-        group_seconds,
-        _accumulators(run),
-        run.artifact.locator,
+    return Calibration(
+        results, seconds, start_seconds, publish_seconds, group_seconds, half_pairs, manifest, whole,
+        _accumulators(run), run.artifact.locator,
+    )  # fmt: skip
+
+
+def _pairs_so_far(run: RunRef, block_ids: list[str]) -> int:
+    """Pairs that have an entry in these blocks."""
+    from jacobian_core.pairs.build import count_pairs
+
+    return count_pairs(Lake(run.lake), run.run_id, block_ids)
+
+
+def unit_costs(config: RunConfig, measured: Calibration) -> UnitCosts:
+    """What a token, an entry and a pair of this request cost."""
+    manifest, tokens = measured.manifest, measured.tokens
+    sizes = {table: sum(part.bytes for part in parts) for table, parts in manifest.all_parts().items()}
+    active = next(part for part in manifest.parts["pair_stats"] if part.path.endswith("part-active.parquet"))
+    entries, entry_bytes = int(manifest.totals["entries_stored"]), sizes.pop("jacobian_entries")
+    fixed = sizes.pop("pair_stats") - active.bytes  # sums over all inputs: a row for every pair, from the start
+    halves = measured.results[: max(1, len(measured.results) // 2)]
+    timed = sum(result.tokens for result in measured.results[measured.later])
+    sums = manifest.seconds.get("aggregate", 0.0)
+    width = measured.manifest.artifact
+    possible = int(str(width["n_out_latents"])) * int(str(width["n_in_latents"]))
+    return UnitCosts(
+        growth=PairGrowth(sum(r.tokens for r in halves), measured.half_pairs, tokens, active.rows, possible),
+        entries_per_token=entries / tokens,
+        bytes_per_token=sum(sizes.values()) / tokens,
+        bytes_per_entry=entry_bytes / entries if entries else 0.0,
+        bytes_per_pair=active.bytes / active.rows if active.rows else 0.0,
+        fixed_bytes=fixed,
+        start_seconds=measured.start_seconds,
+        seconds_per_token=sum(measured.block_seconds[measured.later]) / timed + measured.group_seconds / tokens,
+        sum_seconds=sums,
+        check_seconds=max(0.0, measured.publish_seconds - sums),
+        checks_max_entries=config.quality.checks_max_entries,
     )
 
 
@@ -128,31 +187,6 @@ def _corpus_tokens(config: RunConfig, tokens: int, whole: bool) -> tuple[int, st
 
     estimate = tokens_per_byte(config.corpus, config.model)
     return int(estimate.total_bytes * estimate.tokens_per_byte), "shard sizes and the first documents' tokens per byte"
-
-
-def _extrapolate(config: RunConfig, measured: _Calibration) -> Plan:
-    later = slice(len(measured.results) // 2, None)
-    results, seconds = measured.results[later], measured.block_seconds[later]
-    sampled = sum(r.tokens for r in measured.results)
-    tokens, source = _corpus_tokens(config, sampled, measured.whole_corpus)
-    per_token = 1 / sum(r.tokens for r in results)
-    scale = tokens / sampled
-    seconds_total = (
-        measured.start_seconds
-        + tokens * sum(seconds) * per_token
-        + scale * measured.group_seconds
-        + max(1.0, scale) * measured.publish_seconds
-    )
-    return Plan(
-        tokens=tokens,
-        entries=round(scale * sum(r.entries_stored for r in measured.results)),
-        bytes_on_disk=round(scale * measured.bytes),
-        peak_memory_bytes=_peak_memory(),
-        accumulator_bytes=measured.accumulator_bytes,
-        seconds=seconds_total,
-        basis=f"{len(measured.results)} blocks ({sampled:,} tokens) computed and aggregated here; tokens: {source}",
-        pair=measured.pair,
-    )
 
 
 def _accumulators(run: RunRef) -> int:
