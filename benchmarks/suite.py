@@ -36,6 +36,8 @@ class Benchmark:
 SUITE: tuple[Benchmark, ...] = (
     Benchmark("jacobians", "benchmarks.shapes_in_turn", quick=True),
     Benchmark("sql", "benchmarks.sql_at_scale", quick=True),
+    Benchmark("growth", "benchmarks.growth", quick=True),
+    Benchmark("paper", "benchmarks.paper", quick=False),
     Benchmark("train_cost", "benchmarks.train_cost", quick=True),
 )
 
@@ -45,7 +47,9 @@ HEADLINES: dict[str, tuple[str, str]] = {
         "speedup_vs_notebook", "speedup_vs_torch_func", "speedup_vs_published_end_to_end", "fraction_of_gemm_bound",
         "write_share_of_wall", "bytes_per_entry",
     )
-} | {"sql_100m_seconds": ("sql_100m", "seconds"), "sql_100m_peak_bytes": ("sql_100m", "peak_bytes")}  # fmt: skip
+} | {"sql_100m_seconds": ("sql_100m", "seconds"), "sql_100m_peak_bytes": ("sql_100m", "peak_bytes")} | {
+    name: ("growth", name) for name in ("rss_growth_10k_to_200k", "rate_200k_over_10k")
+}  # fmt: skip
 """The ratios that goals are set for: the section and figure that each is."""
 
 

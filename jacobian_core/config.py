@@ -306,7 +306,11 @@ class LakeConfig(Group):
     root: str = Field(default="lake", min_length=1, description="the lake: a folder, or s3://bucket/prefix")
     row_group_rows: int = Field(default=1_000_000, ge=1_000, description="rows of a Parquet row group")
     compression_level: int = Field(default=3, ge=1, le=22, description="zstd level")
-    duckdb_memory: str = Field(default="4GB", description="memory limit of DuckDB, in its own notation")
+    duckdb_memory: str = Field(
+        default="auto",
+        description="memory limit of DuckDB, in its own notation ('4GB'); 'auto': a quarter of the machine's memory, at "
+        "most 4GB. What does not fit goes to the run's work folder, or the system's temporary one (`TMPDIR`)",
+    )
 
 
 class RunConfig(Group):

@@ -16,7 +16,7 @@ import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float32, Float64, Int64
+from jaxtyping import Float32, Float64, Int64, Shaped
 from torch import Tensor
 
 _LIMB_BITS = 62
@@ -55,18 +55,25 @@ class _Sum:
         high = torch.trunc(steps * 2.0**-self._bits)
         low = (steps - high * 2.0**self._bits).round_()  # exact: both are parts of one significand
         self._high.scatter_add_(0, cell, high.long())
-        self._low.scatter_add_(0, cell, low.long())
+        some = torch.nonzero(low).flatten()  # a float32 near the largest has all of its digits in the higher one
+        if len(some):
+            self._low.scatter_add_(0, cell[some], low[some].long())
 
     def take(self, cells: Int64[Tensor, "cells"]) -> Float64[Tensor, "cells"]:
         """The sums, rounded to float64 once (or a second time, by half of the last digit); they are 0 afterwards."""
-        high, low = self._high[cells], self._low[cells]
-        self._high[cells] = 0
-        self._low[cells] = 0
+        high, low = _taken(self._high, cells), _taken(self._low, cells)
         carry = (low + (1 << (self._bits - 1))) >> self._bits  # to the nearest, so that what is left is small
         high, low = high + carry, low - (carry << self._bits)
         upper, lower = high >> 31, high & 0x7FFFFFFF
         rest = lower.double() * 2.0**self._bits + low.double()
         return (upper.double() * 2.0 ** (self._bits + 31) + rest) / self._unit
+
+
+def _taken(values: Shaped[Tensor, "all"], cells: Int64[Tensor, "cells"]) -> Shaped[Tensor, "cells"]:
+    """Some values, which are 0 afterwards."""
+    found = values.index_select(0, cells)
+    values.index_fill_(0, cells, 0)
+    return found
 
 
 @dataclass(frozen=True)
@@ -117,10 +124,8 @@ class StripSums:
         A sum of magnitudes is never below its largest term, not even where that is below the unit.
         """
         cell = torch.nonzero(self._n_stored).flatten()
-        n_stored, largest = self._n_stored[cell], self._max_abs[cell]
+        n_stored, largest = _taken(self._n_stored, cell), _taken(self._max_abs, cell)
         n_coactive = n_stored if self._n_dropped is None else n_stored + self._n_dropped[cell]
-        self._n_stored[cell] = 0
-        self._max_abs[cell] = 0
         if self._n_dropped is not None:
             self._n_dropped.zero_()
         return PairRows(

@@ -193,12 +193,15 @@ def _cells(rows: Rows, first: int, n_in: int) -> Int64[np.ndarray, "entries"]:
 
 def _table(pairs: PairRows, first: int, n_in: int) -> pa.Table:
     cell = pairs.cell.numpy()
+    last = int(cell[-1]) // n_in + 1 if len(cell) else 0
+    ends = np.searchsorted(cell, np.arange(last + 1) * n_in)
+    out = np.repeat(np.arange(last), np.diff(ends))
     return make_table(
         PAIR_STATS,
         {
             "scope": pa.repeat("active", len(cell)),
-            "out_latent": first + cell // n_in,
-            "in_latent": cell % n_in,
+            "out_latent": (first + out).astype(np.uint32),
+            "in_latent": (cell - out * n_in).astype(np.uint32),
             "n_coactive": pairs.n_coactive.numpy(),
             "n_stored": pairs.n_stored.numpy(),
             "sum": pairs.sum.numpy(),

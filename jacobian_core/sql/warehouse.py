@@ -9,6 +9,7 @@ contract first (once per process and file: the records pin its bytes).
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     import duckdb
 
 MORE_MEMORY = "Give DuckDB more with `--set lake.duckdb_memory=8GB`."
+AUTO_MEMORY = "auto"
+_AUTO_SHARE, _AUTO_AT_MOST = 0.25, 4_000_000_000
 _FOOTER_THREADS = 8
 _FOOTER_THREADS_STORE = 32
 """More, since a store answers after milliseconds."""
@@ -41,14 +44,14 @@ _checked: set[tuple[LakePath, str]] = set()
 def connect(
     lake: Lake,
     runs: Sequence[str] | None = None,
-    memory: str = "4GB",
+    memory: str = AUTO_MEMORY,
     threads: int | None = None,
     read_only: bool = True,
     temporary_folder: Path | None = None,
 ) -> duckdb.DuckDBPyConnection:
     """An in-memory DuckDB with the views and macros over the lake (`runs`: over these runs only).
 
-    `memory` is DuckDB's limit in its own notation; what does not fit goes to `temporary_folder` (by default the
+    `memory` is DuckDB's limit in its own notation, or 'auto' (see `memory_limit`); what does not fit goes to `temporary_folder` (by default the
     system's). With `read_only`, statements reach no file but the listed parts and can't change settings; that they do
     not COPY over a part is `reports.run_sql`'s business. Raises LakeError where a part is missing or breaks its
     contract, and QueryError for an unknown run or a bad memory limit.
@@ -59,7 +62,7 @@ def connect(
 def connect_states(
     lake: Lake,
     states: list[RunSnapshot],
-    memory: str = "4GB",
+    memory: str = AUTO_MEMORY,
     threads: int | None = None,
     read_only: bool = True,
     temporary_folder: Path | None = None,
@@ -91,12 +94,20 @@ def _lock(connection: duckdb.DuckDBPyConnection, lake: Lake, states: list[RunSna
     connection.execute("SET lock_configuration = true")
 
 
+def memory_limit(setting: str) -> str:
+    """A limit in DuckDB's notation: of 'auto', a quarter of this machine's memory, but not more than 4 GB."""
+    if setting != AUTO_MEMORY:
+        return setting
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return f"{min(int(_AUTO_SHARE * machine), _AUTO_AT_MOST)}B"
+
+
 def open_database(database: str, memory: str, threads: int | None) -> duckdb.DuckDBPyConnection:
     """A connection with the settings that all of ours have; QueryError for a setting that DuckDB refuses."""
     import duckdb
 
     settings: dict[str, str | bool | int | float | list[str]] = {
-        "memory_limit": memory,
+        "memory_limit": memory_limit(memory),
         # A name in a query is a view of the lake, never a Python variable of whoever runs it.
         "python_enable_replacements": False,
         # Every statement of `sql/` that needs an order says so; without this promise less is buffered.

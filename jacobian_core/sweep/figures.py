@@ -66,7 +66,7 @@ class CellFigures:
         return Measured(0.0) if of_rule else None
 
 
-def gather_figures(lake: Lake, record: SweepRecord, memory: str = "4GB") -> list[CellFigures]:
+def gather_figures(lake: Lake, record: SweepRecord, memory: str = "auto") -> list[CellFigures]:
     """The figures of every finished cell that the lake still has, in the sweep's order.
 
     Raises LakeError and QueryError as `warehouse.connect` and the reports do.

@@ -15,7 +15,7 @@ from jacobian_core.lake.files import sha256_of
 from jacobian_core.lake.layout import Lake
 from jacobian_core.lake.publish import BlockWriter
 from jacobian_core.sql.sql_files import sql_files
-from jacobian_core.sql.warehouse import connect
+from jacobian_core.sql.warehouse import connect, memory_limit
 from jacobian_core.sql.warehouse_file import build_warehouse
 from jacobian_core.sql.warehouse_sql import DUCKDB_TYPES
 from tests.sql.lakes import CONFIG, HAND, HAND_RUN, config_of, hand_lake, tables_of, write_blocks
@@ -191,6 +191,17 @@ def test_spills_under_the_lock(hand: Lake, tmp_path: Path) -> None:
             "SELECT i FROM (SELECT (hash(r) % 1000003)::BIGINT AS i FROM range(4000000) AS t (r)) ORDER BY i, i + 1"
         )
         assert _one(connection, f"SELECT count(*) FROM ({ordered} LIMIT 3999999)") == 3_999_999
+
+
+def test_the_limit_that_nobody_set(hand: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A quarter of a small machine, 4 GB of a large one; DuckDB takes what it is given."""
+    for pages, limit in ((2_000_000, "2048000000B"), (2**30, "4000000000B")):
+        asked = {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": pages}
+        monkeypatch.setattr("jacobian_core.sql.warehouse.os.sysconf", asked.__getitem__)
+        assert memory_limit("auto") == limit
+    assert memory_limit("3GB") == "3GB"
+    with connect(hand) as connection:
+        assert _one(connection, "SELECT current_setting('memory_limit')") == "3.7 GiB"
 
 
 def test_bad_memory_limit(hand: Lake) -> None:

@@ -1,0 +1,64 @@
+"""Benchmark `paper`: what 100 million and 10 billion tokens would take, from costs measured here at pythia-70m's shape.
+
+Each setting is calibrated as `jacobian plan` does it, by running its first blocks, and extrapolated by the same model
+(`request/unit_costs.py`). Nothing here was run at that size. Prices are assumptions, below and in the figures' names.
+Checks before publication are left out of the time: above `quality.checks_max_entries` a run has none.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.suite import Figures, Options, Results
+
+TOKENS = (100_000_000, 10_000_000_000)
+SETTINGS: dict[str, dict[str, object]] = {
+    "everything": {},
+    "top 32 a token": {"top_entries_per_token": 32},
+    "no entries": {"min_abs": 1e30},
+}
+"""Changes of `jacobian`: of 1024 entries a token all, the 32 largest, and none (tokens and latents alone)."""
+_CALIBRATED = 24_000
+_TB, _HOUR, _MONTH_HOURS = 1e12, 3600.0, 720.0
+
+
+@dataclass(frozen=True)
+class Prices:
+    """Assumed prices, in any currency: an hour of a machine like this one, a terabyte kept for a month."""
+
+    machine_hour: float = 0.1
+    terabyte_month: float = 23.0
+
+
+def measure(options: Options) -> Results:
+    """A section for each setting and number of tokens."""
+    del options
+    return {
+        f"paper {setting} {tokens:.0e}": figures
+        for setting, changes in SETTINGS.items()
+        for tokens, figures in _on_paper(changes, Prices()).items()
+    }
+
+
+def _on_paper(changes: dict[str, object], prices: Prices) -> dict[int, Figures]:
+    from benchmarks.growth import config_of
+    from jacobian_core.request.plan import calibrate, unit_costs
+
+    with tempfile.TemporaryDirectory(prefix="jacobian-bench-") as folder:
+        config = config_of("pythia-70m", _CALIBRATED, Path(folder))
+        config = config.model_copy(update={"jacobian": config.jacobian.model_copy(update=changes)})
+        units = unit_costs(config, calibrate(config))
+    found = {}
+    for tokens in TOKENS:
+        cost = units.cost(tokens)
+        hours = cost.total_seconds / _HOUR
+        found[tokens] = {
+            "entries": cost.entries, "pairs": cost.pairs, "terabytes": cost.bytes / _TB, "machine_hours": hours,
+            "machines_for_30_days": hours / _MONTH_HOURS,
+            "share_of_time_in_sums": cost.seconds["sums"] / cost.total_seconds,
+            f"money_at_{prices.machine_hour}_an_hour": hours * prices.machine_hour,
+            f"money_a_month_at_{prices.terabyte_month}_a_terabyte": cost.bytes / _TB * prices.terabyte_month,
+        }  # fmt: skip
+    return found
