@@ -125,7 +125,8 @@ class Accumulator:
         max_abs = torch.zeros(shape, dtype=torch.float32, device=device)
         self._totals = PairTotals(total, total_abs, total_sq, max_abs, unit.value, unit.square)
         self._sums = None if kernel.device is None else kernel.device.row_sums(self._totals, rows.start)
-        self._directions = operand(kept(kernel.D, kernel.precision), kernel.precision)
+        rounded = self._sums is None  # else the device's kernels round
+        self._directions = operand(kept(kernel.D, kernel.precision), kernel.precision) if rounded else kernel.D
         self._tokens = 0
 
     @torch.no_grad()

@@ -77,12 +77,13 @@ class TritonProducts:
             return result
         block_out, block_in = block(k_out), block(k_in)
         tiles_out, tiles_in = -(-k_out // block_out), -(-k_in // block_in)
-        gathered_product[(tokens, tiles_out * tiles_in)](
-            self.E, self.D, per_neuron.contiguous(), out_index.contiguous(), in_index.contiguous(), result,
-            k_out, k_in, self.E.shape[1], tiles_in,
-            CHANNELS=self.channels, SECOND=second, PRECISION=self.precision,
-            BLOCK_OUT=block_out, BLOCK_IN=block_in, BLOCK_MLP=BLOCK_MLP, num_warps=warps(block_out * block_in),
-        )  # fmt: skip
+        with torch.cuda.device_of(self.E):  # a kernel is launched on the current device, wherever its tensors are
+            gathered_product[(tokens, tiles_out * tiles_in)](
+                self.E, self.D, per_neuron.contiguous(), out_index.contiguous(), in_index.contiguous(), result,
+                k_out, k_in, self.E.shape[1], tiles_in,
+                CHANNELS=self.channels, SECOND=second, PRECISION=self.precision,
+                BLOCK_OUT=block_out, BLOCK_IN=block_in, BLOCK_MLP=BLOCK_MLP, num_warps=warps(block_out * block_in),
+            )  # fmt: skip
         return result
 
 

@@ -75,10 +75,11 @@ class LatentSums:
         rows, start = rows[longest], start[longest]
         into, n_in = self._into, self._D.shape[0]
         tiles = -(-n_in // BLOCK_IN)
-        latent_sums[(len(rows) * tiles,)](
-            self._E, self._D, slopes, token, rows, start, tokens, self._unit,
-            into.sum, into.sum_abs, into.sum_sq, into.max_abs,
-            len(rows), n_in, self._E.shape[1], tiles,
-            CHANNELS=self._channels, PRECISION=self._precision, GROUP=GROUP,
-            BLOCK_TOKENS=BLOCK_TOKENS, BLOCK_IN=BLOCK_IN, BLOCK_MLP=BLOCK_MLP, num_warps=WARPS,
-        )  # fmt: skip
+        with torch.cuda.device_of(self._D):
+            latent_sums[(len(rows) * tiles,)](
+                self._E, self._D, slopes, token, rows, start, tokens, self._unit,
+                into.sum, into.sum_abs, into.sum_sq, into.max_abs,
+                len(rows), n_in, self._E.shape[1], tiles,
+                CHANNELS=self._channels, PRECISION=self._precision, GROUP=GROUP,
+                BLOCK_TOKENS=BLOCK_TOKENS, BLOCK_IN=BLOCK_IN, BLOCK_MLP=BLOCK_MLP, num_warps=WARPS,
+            )  # fmt: skip

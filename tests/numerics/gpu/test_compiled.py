@@ -27,6 +27,9 @@ from jacobian_core.numerics.gpu.gathered_kernel import gathered_product
 from jacobian_core.numerics.gpu.sums_kernel import latent_sums
 
 def ptx(kernel, constants, warps):
+    # Arguments that are 1 become constants of the kernel when it is launched.
+    lengths = {"k_out", "k_in", "n_in", "segments", "tiles_in"} if ONES else {}
+    constants = constants | {name: 1 for name in kernel.arg_names if name in lengths}
     weights = "*bf16" if constants["PRECISION"] == "bf16" else "*fp32"
     types = {"E": weights, "D": weights, "unit": "*fp64", "total": "*i64", "total_abs": "*i64", "total_sq": "*i64"}
     types |= {name: "*fp32" for name in ("per_neuron", "slopes", "result", "largest")}
@@ -48,9 +51,14 @@ def compiled(kernel, precision, channels, k):
         text = ptx(gathered_product, shared | blocks | {"SECOND": kernel == "second"}, gathered.warps(block * block))
     return [unit for unit in ("mma", "tf32.tf32", "bf16.bf16") if unit in text]
 
-print(json.dumps([compiled(*variant) for variant in json.loads(sys.argv[1])]))
+found = []
+for *variant, ones in json.loads(sys.argv[1]):
+    ONES = ones
+    found.append(compiled(*variant))
+print(json.dumps(found))
 """
-Variant = tuple[str, str, int, int]
+Variant = tuple[str, str, int, int, bool]
+"""Kernel, precision, channels, k, and whether lengths are 1."""
 UNITS = {"float32": [], "tf32": ["mma", "tf32.tf32"], "bf16": ["mma", "bf16.bf16"]}
 """What of a kernel's text says which arithmetic it uses: float32 is exact, and needs no tensor core."""
 
@@ -66,13 +74,14 @@ def compiled(tmp_path: Path, variants: list[Variant]) -> list[list[str]]:
 
 def test_each_precision_is_compiled_to_its_own_arithmetic(tmp_path: Path) -> None:
     variants: list[Variant] = [
-        ("first", "float32", 1, 32), ("second", "tf32", 2, 32), ("first", "bf16", 1, 32), ("sums", "float32", 1, 32),
+        ("first", "float32", 1, 32, False), ("second", "tf32", 2, 32, False), ("first", "bf16", 1, 32, True),
+        ("sums", "float32", 1, 32, False),
     ]  # fmt: skip
-    assert compiled(tmp_path, variants) == [UNITS[precision] for _, precision, _, _ in variants]
+    assert compiled(tmp_path, variants) == [UNITS[precision] for _, precision, *_ in variants]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kernel", ["first", "second", "sums"])
 def test_every_variant_compiles(kernel: str, tmp_path: Path) -> None:
-    variants = [(kernel, p, channels, k) for p in UNITS for channels in (1, 2) for k in (1, 32, 128)]
-    assert compiled(tmp_path, variants) == [UNITS[precision] for _, precision, _, _ in variants]
+    variants = [(kernel, p, channels, k, k == 1) for p in UNITS for channels in (1, 2) for k in (1, 32, 128)]
+    assert compiled(tmp_path, variants) == [UNITS[precision] for _, precision, *_ in variants]
