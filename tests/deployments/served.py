@@ -1,17 +1,12 @@
-"""A served lake as an engineer leaves it: `jacobian serve` in a process of its own, watched over Prefect's REST API."""
+"""A served lake as an engineer leaves it: `jacobian serve` in a process of its own."""
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,32 +14,21 @@ from typing import Any
 import psutil
 
 from jacobian_core.lake.layout import Lake
+from tests.deployments.rest import Server, until
 from tests.flows.test_cli import environment
-
-_POLL_SECONDS = 0.5
 
 
 def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "flows.cli", *arguments]
 
 
-def until(true: Callable[[], Any], seconds: float, what: str) -> Any:
-    """The first true value of `true()`."""
-    deadline = time.monotonic() + seconds
-    while not (found := true()):
-        assert time.monotonic() < deadline, f"no {what} within {seconds:.0f} s"
-        time.sleep(_POLL_SECONDS)
-    return found
-
-
 @dataclass
-class Served:
+class Served(Server):
     """`jacobian serve` over a lake; a context manager that ends it."""
 
     profile: Path
     lake: Path
     cpu_limit: int = 1
-    api: str = ""
     _process: subprocess.Popen[str] | None = None
     _more: list[subprocess.Popen[str]] = field(default_factory=list)
 
@@ -107,59 +91,6 @@ class Served:
         assert self._process is not None
         os.kill(self.pid, signal.SIGINT)
         return self._process.wait(90)
-
-    # ---- Prefect's REST API
-
-    def post(self, path: str, body: dict[str, Any], method: str = "POST") -> Any:
-        request = urllib.request.Request(
-            f"{self.api}/{path}", json.dumps(body).encode(), {"content-type": "application/json"}, method=method
-        )
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            text = answer.read()
-        return json.loads(text) if text else None
-
-    def deployment(self, name: str) -> dict[str, Any]:
-        body = {"deployments": {"name": {"any_": [name]}}}
-        found: list[dict[str, Any]] = self.post("deployments/filter", body)
-        return found[0]
-
-    def start(self, name: str, **parameters: Any) -> str:
-        """Trigger a deployment; the flow run's id."""
-        body = {"parameters": parameters, "state": {"type": "SCHEDULED"}}
-        return str(self.post(f"deployments/{self.deployment(name)['id']}/create_flow_run", body)["id"])
-
-    def every(self, name: str, seconds: int) -> None:
-        """Shorten the interval of a deployment's schedule."""
-        deployment = self.deployment(name)
-        path = f"deployments/{deployment['id']}/schedules/{deployment['schedules'][0]['id']}"
-        self.post(path, {"schedule": {"interval": seconds}, "active": True}, "PATCH")
-
-    def flow_run(self, run: str) -> dict[str, Any]:
-        with urllib.request.urlopen(f"{self.api}/flow_runs/{run}", timeout=30) as answer:
-            found: dict[str, Any] = json.load(answer)
-        return found
-
-    def ended(self, run: str, seconds: float = 240) -> dict[str, Any]:
-        """The flow run's final state."""
-        final = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
-
-        def state() -> dict[str, Any] | None:
-            found: dict[str, Any] = self.flow_run(run)["state"]
-            return found if found["type"] in final else None
-
-        found: dict[str, Any] = until(state, seconds, "end of the flow run")
-        return found
-
-    def firings(self) -> list[dict[str, Any]]:
-        """The ingest's flow runs that are over, in the order of their start."""
-        body = {
-            "deployments": {"name": {"any_": ["ingest"]}},
-            "flow_runs": {"state": {"type": {"any_": ["COMPLETED", "FAILED", "CRASHED"]}}},
-            "sort": "START_TIME_ASC",
-            "limit": 100,
-        }
-        found: list[dict[str, Any]] = self.post("flow_runs/filter", body)
-        return found
 
 
 def shards_of_runs(root: Path) -> list[list[str]]:

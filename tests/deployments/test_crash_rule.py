@@ -14,7 +14,7 @@ import pytest
 
 from flows import deploy
 from flows.server import start_server, stop_server
-from tests.deployments.served import until
+from tests.deployments.rest import until
 from tests.flows.test_cli import environment
 
 pytestmark = pytest.mark.slow

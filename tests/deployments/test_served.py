@@ -13,7 +13,8 @@ import pytest
 
 from jacobian_core.lake.layout import Lake
 from jacobian_core.lake.verify import verify_lake
-from tests.deployments.served import Served, digests, shards_of_runs, until
+from tests.deployments.rest import until
+from tests.deployments.served import Served, digests, shards_of_runs
 from tests.flows.test_main_command import PROFILE
 from tests.tiny import make_corpus, make_model, make_pair, run_pipeline, tiny_config
 
@@ -77,9 +78,10 @@ def test_ctrl_c_ends_server_workers_and_flow_runs(served: Served, work: Path) ->
 
 def test_two_workers_give_the_bytes_of_one_process(work: Path) -> None:
     with Served(work / "tiny.toml", work / "lake", cpu_limit=2) as served:  # one flow run hands out, one computes
-        served.add_worker()
         config = tiny_config(work, work / "lake", corpus={"block_tokens": 100})
         run = served.start("spread", config=config.model_dump(mode="json"), workers=2, blocks_at_once=3)
+        until(lambda: served.flow_run(run)["state"]["type"] != "SCHEDULED", 120, "worker that takes the flow run")
+        served.add_worker()  # so that each of the two has one slot for computing
         assert served.ended(run, 400)["type"] == "COMPLETED"
         shares = served.post("flow_runs/filter", {"flows": {"name": {"any_": ["jacobian-blocks"]}}})
     assert {share["state"]["type"] for share in shares} == {"COMPLETED"}
