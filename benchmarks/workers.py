@@ -94,7 +94,7 @@ def _staged(name: str, folder: Path) -> tuple[RunRef, list[str], int]:
     from jacobian_core.resources import project_path
 
     shape = {each.name: each for each in (DEMO, PYTHIA_70M)}[name]
-    tokens, block_tokens = {"demo": (24_000, 1_000), "pythia-70m": (8_000, 500)}[name]
+    tokens, block_tokens = {"demo": (24_000, 1_000), "pythia-70m": (4_000, 250)}[name]
     corpus: dict[str, object] = {
         "source": "folder", "location": str(project_path("demo/corpus")), "context_tokens": shape.context,
         "max_tokens": tokens, "block_tokens": block_tokens,

@@ -92,16 +92,20 @@ def sql(
         list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A value for $name; repeatable.")
     ] = None,
     csv: Annotated[Path | None, typer.Option("--csv", help="Write the rows into this CSV file.")] = None,
+    write: Annotated[
+        bool,
+        typer.Option("--write", help="Allow one statement that writes, or reads other files: COPY ... TO, ATTACH."),
+    ] = False,
     lake: Lake = DEFAULT_LAKE,
     json: Json = False,
 ) -> None:
-    """Run a SQL query over the lake, reading only.
+    """Run a SQL query over the lake; it only reads, unless `--write` allows more.
 
     Example: jacobian sql "SELECT run_id, count(*) AS entries FROM jacobian_entries GROUP BY run_id"
     """
     from flows.results import run_query
 
-    table = run_query(lake, query, run, _assignments(parameters))
+    table = run_query(lake, query, run, _assignments(parameters), write)
     if csv is not None:
         _write_csv(table, csv)
     if json:

@@ -11,6 +11,7 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -70,13 +71,18 @@ class JsonLines:
         if figures.blocks and time.monotonic() - self._last >= self._seconds:
             self._figures("progress", figures)
 
+    def summary(self, facts: Mapping[str, object]) -> None:
+        """Write what the published run has, took and cost."""
+        self._write("info", f"run {facts.get('run_id')} is published", event="summary", **facts)
+
     def close(self, figures: Figures) -> None:
         """Write the last figures."""
         self._figures("end", figures)
 
     def _figures(self, event: str, figures: Figures) -> None:
         self._last = time.monotonic()
-        more = asdict(figures) | {"tokens_per_second": round(figures.tokens_per_second, 1)}
+        rates = {"tokens_per_second": figures.tokens_per_second, "entries_per_second": figures.entries_per_second}
+        more = asdict(figures) | {name: round(rate, 1) for name, rate in rates.items()}
         self._write("info", figures.line(), event=event, **more)
 
     def _write(self, level: str, text: str, **more: Any) -> None:

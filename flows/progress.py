@@ -7,7 +7,7 @@ and the Prefect UI; a listener may be called for every block and limits its own 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
@@ -34,6 +34,11 @@ class Figures:
     def tokens_per_second(self) -> float:
         """Rate over the tokens that this very run computed, not those it found done."""
         return self.tokens_fresh / self.seconds if self.seconds > 0 else 0.0
+
+    @property
+    def entries_per_second(self) -> float:
+        """Stored entries at that rate: those of a block that was found done count with its tokens."""
+        return self.entries / max(1, self.tokens_done) * self.tokens_per_second
 
     @property
     def fraction(self) -> float | None:
@@ -65,6 +70,9 @@ class Listener(Protocol):
 
     def update(self, figures: Figures) -> None:
         """A block has ended, or the run has (then `figures` are final)."""
+
+    def summary(self, facts: Mapping[str, object]) -> None:
+        """The run is published: what it has, took and cost, as `results.run_facts` says it."""
 
     def close(self, figures: Figures) -> None:
         """The last figures; nothing follows."""
@@ -115,6 +123,11 @@ class Meter:
         )
         self._tell()
 
+    def summary(self, facts: Mapping[str, object]) -> None:
+        """The run is published, with these figures and places."""
+        for listener in self._to:
+            listener.summary(facts)
+
     def close(self, complete: bool) -> None:
         """The run has ended; if it is `complete`, what is done is all there was."""
         if complete:
@@ -143,6 +156,9 @@ class PlainLines:
         """Write the figures if the last ones are old enough."""
         if figures.blocks and time.monotonic() - self._last[0] >= self._seconds:
             self._write(figures)
+
+    def summary(self, facts: Mapping[str, object]) -> None:
+        """The command prints them."""
 
     def close(self, figures: Figures) -> None:
         """Write the last figures."""
@@ -177,6 +193,9 @@ class LiveLine:
         self._progress.update(
             self._task, description=figures.line(), total=figures.tokens_total, completed=figures.tokens_done
         )
+
+    def summary(self, facts: Mapping[str, object]) -> None:
+        """The command prints them."""
 
     def close(self, figures: Figures) -> None:
         """Leave the last figures as an ordinary line."""

@@ -23,7 +23,6 @@ EXPERIMENT_REPORTS = (ANSWER, "causal_zero_test", "top_interventions", "function
 """Reports of a run in which latents were changed, the answer first."""
 DERIVATIVE_REPORTS = ("derivative_correlation", "derivative_quantiles", "latent_jacobian_correlation")
 """Reports of a run with second derivatives."""
-_ANSWER_THRESHOLDS = (0.0, 1e-3, 1e-2)
 _ID_CHARACTERS = 12
 _REDO = "Analyse again into a new lake, and report it if it returns."
 
@@ -135,15 +134,15 @@ def say_reports(tables: Mapping[str, pa.Table]) -> None:
 
 def publish_reports(lake: LakePath, run_id: str) -> list[str]:
     """Write what every run ends with, and leave it in the UI; returns the files written."""
+    from flows.run_page import run_page
+
     tables = run_reports(lake, run_id, reports_of(lake, run_id))
     written = write_reports(lake, run_id, tables)
     for name, table in tables.items():
         ui.leave_table(run_id, name, table.to_pylist())
-    shown: dict[str, list[dict[str, Any]]] = dict(_for_page(name, table) for name, table in tables.items())
-    shown["The run"] = [{"fact": key, "value": value} for key, value in _provenance(lake, run_id).items()]
-    ui.leave_page(run_id, ui.run_page(f"Run {run_id}", _answer(tables), shown))
+    ui.leave_page(run_id, run_page(lake, run_id, tables))
     page = html_page(lake, [run_id], known={run_id: tables})
-    ui.leave_pictures(run_id, page.images)
+    ui.leave_pictures(run_id, page.images, page.captions)
     return [*written, *page.files]
 
 
@@ -160,67 +159,10 @@ def html_page(
     return write_page(Lake.open(lake), run_ids, folder, known)
 
 
-def _for_page(name: str, table: pa.Table) -> tuple[str, list[dict[str, Any]]]:
-    """A report as heading and formatted rows, without the columns that are the same in every row."""
-    from jacobian_core.sql.render import format_value
-    from jacobian_core.sql.reports import report_info
-
-    info, rows = report_info(name), table.to_pylist()
-    kept = [c for c in info.columns if len(rows) < 2 or len({row[c.name] for row in rows}) > 1]
-    shown = [
-        {
-            c.name.replace("_", " "): format_value(
-                row[c.name], c.unit == "share", not c.name.endswith(("_id", "_latent"))
-            )
-            for c in kept
-        }
-        for row in rows
-    ]
-    return f"{name}: {info.purpose}", shown
-
-
 def answer_of(tables: Mapping[str, pa.Table]) -> str:
     """What the run's interventions say to the title question, in a sentence; '' for a run without them."""
     found = tables.get(ANSWER)
     return str(found.column("answer")[0].as_py() or "") if found is not None and found.num_rows else ""
-
-
-def _answer(tables: Mapping[str, pa.Table]) -> str:
-    """The run's answers, in sentences."""
-    return "\n\n".join(text for text in (answer_of(tables), _shares(tables["threshold_fractions"])) if text)
-
-
-def _shares(threshold_fractions: pa.Table) -> str:
-    """How many pairs have a large Jacobian, in a sentence."""
-    rows = [row for row in threshold_fractions.to_pylist() if row["threshold"] in _ANSWER_THRESHOLDS]
-    if not rows:
-        return ""
-    largest = ", ".join(f"{row['share_max']:.3%} above {row['threshold']:g}" for row in rows)
-    means = ", ".join(f"{row['share_mean_all_tokens']:.3%} above {row['threshold']:g}" for row in rows)
-    return (
-        f"Of all {rows[0]['pairs_total']:,} pairs of an input and an output latent, the largest |J| of a pair is: "
-        f"{largest}. Its mean over all tokens is: {means}."
-    )
-
-
-def _provenance(lake: LakePath, run_id: str) -> dict[str, object]:
-    """Where a finished run's data are from, and what they cost."""
-    from jacobian_core.lake.layout import Lake
-
-    manifest = Lake.open(lake).manifest(run_id)
-    if manifest is None:
-        return run_facts(lake, run_id)
-    seconds = {f"seconds: {stage}": round(value, 2) for stage, value in manifest.seconds.items()}
-    sources = {
-        "pair": manifest.artifact.get("locator"),
-        "pair's digest": manifest.artifact.get("digest"),
-        "model": manifest.model.get("name"),
-        "layer": manifest.model.get("layer"),
-        **{key: value for key, value in manifest.quality.items() if isinstance(value, (int, float))},
-        "checks": manifest.quality.get("checks"),
-        "drift": manifest.quality.get("drift"),
-    }
-    return run_facts(lake, run_id) | sources | seconds | {f"version: {k}": v for k, v in manifest.versions.items()}
 
 
 def run_facts(lake: LakePath, run_id: str) -> dict[str, object]:
@@ -243,8 +185,10 @@ def run_facts(lake: LakePath, run_id: str) -> dict[str, object]:
     }
 
 
-def run_query(lake: LakePath, query: str, run: str | None, parameters: Mapping[str, str]) -> pa.Table:
-    """The rows of an ad-hoc statement (or of the file that holds it) over the lake, reading only.
+def run_query(
+    lake: LakePath, query: str, run: str | None, parameters: Mapping[str, str], write: bool = False
+) -> pa.Table:
+    """The rows of an ad-hoc statement (or of the file that holds it) over the lake; reading only, unless `write`.
 
     With `run`, the views hold that run alone, and `$run_id` in the text of the statement is its id.
     """
@@ -255,8 +199,8 @@ def run_query(lake: LakePath, query: str, run: str | None, parameters: Mapping[s
     given = dict(parameters)
     if chosen and "$run_id" in query:
         given.setdefault("run_id", chosen[0])
-    with warehouse.connect(Lake.open(lake), chosen) as connection:
-        return reports.run_sql(connection, query, given)
+    with warehouse.connect(Lake.open(lake), chosen, read_only=not write) as connection:
+        return reports.run_sql(connection, query, given, write)
 
 
 def verify_all(lake: LakePath, run_id: str | None) -> list[dict[str, str]]:

@@ -17,10 +17,11 @@ from prefect.futures import PrefectFuture
 from flows import json_log, runners, ui
 from flows.drift import BlockWatch, leave_recorded
 from flows.progress import Meter
-from flows.results import quality_note, run_note, skipped_note
+from flows.results import quality_note, run_facts, run_note, skipped_note
 from flows.steps import accumulate, compute, fetch, open_groups, publish, quality, report, resolve, stage
 from flows.wandb_log import wandb_listeners
 from jacobian_core.config import RunConfig
+from jacobian_core.lake.paths import lake_path
 
 if TYPE_CHECKING:
     from jacobian_core.pipeline import BlockRef, RunRef
@@ -56,6 +57,7 @@ def whole_run(config: RunConfig, compute_all: Callable[[RunRef, Meter], dict[str
                 accumulate(run, group)
             publish(run, skipped)
             leave_recorded(run)
+        meter.summary(run_facts(lake_path(run.lake), run.run_id))
         report(run)
         complete = True
         return str(run.run_id)

@@ -6,6 +6,7 @@ These are pictures of the lake for people who watch; nothing reads them back.
 from __future__ import annotations
 
 import base64
+import re
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,6 +17,7 @@ from jacobian_core.lake.paths import LakePath
 
 _UPDATE_SECONDS = 1.0  # an update costs the server 13 ms, and blocks can be quicker than that
 _TABLE_ROWS = 50
+_LONG, _LONGEST = 1e4, 1e15  # floats between these are shown whole
 
 
 class UiProgress:
@@ -35,6 +37,9 @@ class UiProgress:
         """Move the bar, unless it moved within the last second."""
         if time.monotonic() - self._last >= _UPDATE_SECONDS:
             self._write(figures)
+
+    def summary(self, facts: Mapping[str, object]) -> None:
+        """The run's page has them."""
 
     def close(self, figures: Figures) -> None:
         """Set the bar to where the run ended."""
@@ -60,12 +65,19 @@ def leave_page(run_id: str, page: str) -> None:
     create_markdown_artifact(page, key=artifact_key(run_id), description=f"Run {run_id}")
 
 
-def leave_pictures(run_id: str, images: Mapping[str, LakePath]) -> None:
-    """Leave PNG files in the UI, by title; they travel inside the artifact, so the server needs no file of the lake."""
+def leave_pictures(run_id: str, images: Mapping[str, LakePath], captions: Mapping[str, str] | None = None) -> None:
+    """Leave PNG files in the UI, by title, each over its caption.
+
+    They travel inside the artifact, so the server needs no file of the lake.
+    """
     from prefect.artifacts import create_markdown_artifact
 
     if images:
-        parts = [f"## {title}\n\n![{title}](data:image/png;base64,{_base64(path)})" for title, path in images.items()]
+        said = captions or {}
+        parts = [
+            f"## {escaped(title)}\n\n![figure](data:image/png;base64,{_base64(path)})\n\n{escaped(said.get(title, ''))}"
+            for title, path in images.items()
+        ]
         page = "\n\n".join([f"# Figures of {run_id}", *parts])
         create_markdown_artifact(page, key=artifact_key(f"figures {run_id}"), description=f"Figures of {run_id}")
 
@@ -91,9 +103,9 @@ def artifact_key(name: str) -> str:
 
 
 def run_page(title: str, answer: str, tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
-    """The run's page: the answer in a sentence, then a table under each heading."""
-    parts = [f"# {title}", answer]
-    parts += [f"## {heading}\n\n{markdown_table(rows[:_TABLE_ROWS])}" for heading, rows in tables.items()]
+    """The run's page: the answer in sentences, a paragraph each, then a table under each heading."""
+    parts = [f"# {title}", *(escaped(paragraph) for paragraph in answer.split("\n\n"))]
+    parts += [f"## {escaped(heading)}\n\n{markdown_table(rows[:_TABLE_ROWS])}" for heading, rows in tables.items()]
     return "\n\n".join(parts)
 
 
@@ -102,8 +114,8 @@ def markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:
     if not rows:
         return "(no rows)"
     names = list(rows[0])
-    lines = ["| " + " | ".join(names) + " |", "|" + " --- |" * len(names)]
-    lines += ["| " + " | ".join(_markdown_cell(row[name]) for name in names) + " |" for row in rows]
+    lines = ["| " + " | ".join(map(escaped, names)) + " |", "|" + " --- |" * len(names)]
+    lines += ["| " + " | ".join(escaped(figure(row[name])) for name in names) + " |" for row in rows]
     return "\n".join(lines)
 
 
@@ -113,18 +125,25 @@ def figure(value: object) -> str:
         return "" if value is None else str(value).lower()
     if isinstance(value, int):
         return f"{value:,}"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:,.0f}" if _LONG <= abs(value) < _LONGEST else f"{value:.4g}"
+    return str(value)
 
 
 def _cell(value: object) -> object:
     return value if isinstance(value, (int, float, bool)) or value is None else _printable(str(value))
 
 
-def _markdown_cell(value: object) -> str:
-    text = _printable(figure(value))
-    for char, safe in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("|", "&#124;"), ("`", "&#96;"), ("[", "&#91;")):
-        text = text.replace(char, safe)
-    return text
+def escaped(text: str) -> str:
+    """Text that markdown shows as it is: no markup, no HTML, no link that it was not, no end of its table's cell.
+
+    The UI knows the named entities of HTML and not the numeric ones; a backslash works for the rest.
+    """
+    shown = _MARKUP.sub(r"\\\g<0>", _printable(text))
+    return shown.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+_MARKUP = re.compile(r"[\\`|*~\[\]@]|(?<![^\W_])_|_(?![^\W_])|:(?=//)|(?<=www)\.", re.IGNORECASE)
 
 
 def _printable(text: str) -> str:

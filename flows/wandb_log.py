@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 
 MODES = ("offline", "online")
 _SECONDS = 1.0
+_PLACES = ("lake", "reports", "report_page")  # folders name people, and mean nothing elsewhere
 
 
 def wandb_listeners(config: RunConfig) -> tuple[WandbLog, ...]:
@@ -69,6 +70,10 @@ class WandbLog:
             self._last = time.monotonic()
             self.run.log(_scalars(figures))
 
+    def summary(self, facts: Mapping[str, object]) -> None:
+        """Keep what the published run has, took and cost as the summary of the wandb run."""
+        self.run.summarise({name: value for name, value in facts.items() if name not in _PLACES})
+
     def close(self, figures: Figures) -> None:
         """Log the last figures and end the run there."""
         if figures.blocks:
@@ -90,6 +95,11 @@ class WandbRun:
             self._safely(self._begin)
         if self._run is not None:
             self._safely(lambda: self._run.log(dict(figures)))
+
+    def summarise(self, figures: Mapping[str, object]) -> None:
+        """Keep figures of the whole run, where any was logged."""
+        if self._run is not None:
+            self._safely(lambda: self._run.summary.update(dict(figures)))
 
     def close(self) -> None:
         """End the run there."""
@@ -128,4 +138,5 @@ def _scalars(figures: Figures) -> dict[str, float]:
         "blocks": figures.blocks,
         "seconds": figures.seconds,
         "tokens_per_second": figures.tokens_per_second,
+        "entries_per_second": figures.entries_per_second,
     }

@@ -13,7 +13,7 @@ _MILLION = 1_000_000
 
 
 def cost_facts(manifest: RunManifest) -> dict[str, object]:
-    """Seconds of the run's workers, how they divide by stage, tokens a second and, where a price is set, cost.
+    """Seconds of the run's workers, how they divide by stage, tokens and entries a second; cost where a price is set.
 
     `cost_per_million_tokens_at_least` is in the currency of `compute.cost_per_hour`. {} where there are no tokens or no
     seconds.
@@ -26,6 +26,7 @@ def cost_facts(manifest: RunManifest) -> dict[str, object]:
         "worker_seconds": round(seconds, 2),
         "time_split": ", ".join(f"{stage} {took / seconds:.0%}" for stage, took in longest),
         "tokens_per_worker_second": round(tokens / seconds, 1),
+        "entries_per_worker_second": round(int(manifest.totals.get("entries_stored", 0)) / seconds),
     }
     compute = manifest.config.get("compute")
     price = compute.get("cost_per_hour") if isinstance(compute, dict) else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from jacobian_core.lake import files
@@ -19,10 +19,11 @@ PAGE_NAME = "report.html"
 
 @dataclass(frozen=True)
 class WrittenPage:
-    """The page's file, and the PNG files of its figures by title."""
+    """The page's file, and the PNG files of its figures with their captions, both by title."""
 
     path: LakePath
     images: dict[str, LakePath]
+    captions: dict[str, str] = field(default_factory=dict)
 
     @property
     def files(self) -> list[str]:
@@ -59,7 +60,7 @@ def write_page(
         files.write_atomic(images[picture.title], png_of(picture.figure))
     path = target / PAGE_NAME
     files.write_atomic(path, page(runs, pictures).encode())
-    return WrittenPage(path, images)
+    return WrittenPage(path, images, {p.title: p.caption for group in pictures.values() for p in group})
 
 
 def default_folder(lake: Lake, run_ids: Sequence[str]) -> LakePath:

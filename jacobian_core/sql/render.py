@@ -28,6 +28,8 @@ _MANY_ROWS = 4
 _WIDE = 6
 """A single row of more columns than this is shown as a list."""
 _PERCENT = "share"
+_LONG, _LONGEST = 1e4, 1e15
+"""Floats between these are shown whole: what is that large is a count or a weight, and 6.068e+04 is hard to read."""
 
 
 @dataclass(frozen=True)
@@ -81,13 +83,15 @@ def safe_text(text: str) -> str:
 
 
 def format_value(value: Any, percent: bool = False, grouped: bool = True) -> str:
-    """One value as safe text: floats to four digits, shares in percent, counts in groups of three, null as '-'."""
+    """One value as safe text: floats to four digits or whole, shares in percent, thousands apart, null as '-'."""
     if value is None:
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
-        return f"{100 * value:.4g}%" if percent else f"{value:.4g}"
+        if percent:
+            return f"{100 * value:.4g}%"
+        return f"{value:,.0f}" if _LONG <= abs(value) < _LONGEST else f"{value:.4g}"
     if isinstance(value, int):
         return f"{value:,}" if grouped else str(value)
     if isinstance(value, datetime):

@@ -125,7 +125,9 @@ def _check_reads_only(connection: duckdb.DuckDBPyConnection, text: str) -> None:
         _check_reads_only(connection, _explained(text))
     elif kind != duckdb.StatementType.SELECT:
         problem = f"{kind.name} statements could change something, and this connection only reads."
-        raise QueryError(problem, "Write a SELECT; results can be redirected to a file.")
+        raise QueryError(
+            problem, "Write a SELECT (`--csv` keeps its rows in a file), or allow it: `jacobian sql --write`."
+        )
 
 
 def _explained(text: str) -> str:

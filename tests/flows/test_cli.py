@@ -33,7 +33,7 @@ def environment(home: Path, **more: str) -> dict[str, str]:
 def jacobian(*arguments: str, cwd: Path, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "flows.cli", *arguments],
-        cwd=cwd, env=dict(env or environment(cwd)), capture_output=True, text=True, timeout=120,
+        cwd=cwd, env=dict(env or environment(cwd)), capture_output=True, text=True, timeout=400,
     )  # fmt: skip
 
 

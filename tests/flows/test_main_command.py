@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import urllib.request
 from pathlib import Path
@@ -82,8 +83,12 @@ def test_the_ui_has_the_run_s_page_its_tables_and_its_bar(
 ) -> None:
     found = artifacts(server)
     page = next(a for a in found if a["type"] == "markdown" and a["key"].startswith("command-"))
-    assert page["data"].index("Of all 7,680 pairs") < page["data"].index("## threshold_fractions")
-    assert page["data"].index("## threshold_fractions") < page["data"].index("## The run")
+    order = ("Of all 7,680 pairs", "## In figures", "## threshold_fractions", "## Where it is from")
+    assert sorted(order, key=page["data"].index) == list(order)
+    said = re.search(r"^tokens: (\S+)$", ran.stdout, re.MULTILINE)
+    assert said is not None
+    assert f"| tokens | {said[1]} |" in page["data"]
+    assert "in the median block" in page["data"]
     assert {"threshold-fractions", "mean-max-aggregates"} <= {a["key"] for a in found if a["type"] == "table"}
     assert any(a["type"] == "progress" and a["data"] == 100 for a in found)
     figures = next(a for a in found if a["key"].startswith("figures-command-"))

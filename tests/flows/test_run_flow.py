@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,10 @@ class Ear:
         self.notes: list[str] = []
         self.updates: list[Figures] = []
         self.last: Figures | None = None
+        self.facts: dict[str, object] = {}
+
+    def summary(self, facts: Mapping[str, object]) -> None:
+        self.facts = dict(facts)
 
     def note(self, text: str) -> None:
         self.notes.append(text)
@@ -56,6 +60,7 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prefect_api: str) -> C
             return []
 
         monkeypatch.setattr(flows.steps, "publish_reports", reported)
+        monkeypatch.setattr("flows.run.run_facts", lambda lake, run_id: {"run_id": run_id, "lake": str(lake)})
         return pipeline
 
     return install
@@ -93,6 +98,8 @@ def test_every_block_is_computed_once_in_order_and_one_at_a_time(
     assert pipeline.called("stage") == ["stage a 0", "stage a 8", "stage b 0"]
     assert ear.last is not None
     assert (ear.last.tokens_done, ear.last.tokens_total, ear.last.entries) == (1300, 1300, 13_000)
+    assert ear.last.entries_per_second == pytest.approx(10 * ear.last.tokens_per_second)
+    assert ear.facts["run_id"] == "demo-0123456789ab"
     assert newest_run(prefect_api)["state_type"] == "COMPLETED"
 
 

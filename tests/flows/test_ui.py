@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from flows import ui
@@ -9,13 +11,32 @@ from flows.progress import Figures
 
 
 def test_a_markdown_cell_can_t_be_left() -> None:
-    hostile = "a|b\n<script>alert(1)</script> `x` [y](z) \x1b[31m \0"
-    table = ui.markdown_table([{"token": hostile, "count": 1234567}])
-    row = table.splitlines()[-1]
-    assert len(table.splitlines()) == 3
-    assert row.count("|") == 3
+    hostile = "a|b\\|c\n<script>alert(1)</script> `x` [y](z) *b* _i_ ~~s~~ ![p](q) \x1b[31m \0 end\\"
+    table = ui.markdown_table([{"token": hostile, "co|unt": 1234567}])
+    head, _, row = table.splitlines()
+    assert (bare(row, "|"), bare(head, "|")) == (3, 3)
     assert "1,234,567" in row
-    assert not any(char in row for char in "<>`[\x1b\0")
+    assert [char for char in "`[]*_~" if bare(row, char)] == []
+    assert ui.escaped("in_active_ _x __ a__b") == "in_active\\_ \\_x \\_\\_ a\\_\\_b"
+    assert not any(char in row for char in "<>\x1b\0")
+    assert row.endswith("end\\\\ | 1,234,567 |")
+
+
+def bare(markdown: str, char: str) -> int:
+    """How often the character stands without a backslash that escapes it."""
+    return len(re.findall(rf"(?<!\\)(?:\\\\)*{re.escape(char)}", markdown))
+
+
+def test_bare_characters_are_counted() -> None:
+    assert [bare(text, "|") for text in ("a|b", "a\\|b", "a\\\\|b", "|\\||")] == [1, 0, 1, 2]
+
+
+@pytest.mark.parametrize("address", ["https://evil.example/x", "see www.evil.example", "mail@evil.example", "ftp://x"])
+def test_an_address_in_the_text_is_no_link(address: str) -> None:
+    """Markdown of the UI turns these into links by themselves, unless a backslash is in them."""
+    shown = ui.escaped(address)
+    assert shown.replace("\\", "") == address
+    assert not re.search(r"\w://|www\.|\w@", shown)
 
 
 def test_figures_are_short() -> None:
@@ -30,8 +51,8 @@ def test_figures_are_short() -> None:
 
 
 def test_a_page_has_the_answer_first() -> None:
-    page = ui.run_page("Run r", "Half of them.", {"sparsity": [{"mean": 0.5}], "empty": []})
-    assert page.startswith("# Run r\n\nHalf of them.\n\n## sparsity")
+    page = ui.run_page("Run r", "Half of them.\n\nMany.", {"sparsity": [{"mean": 0.5}], "empty": []})
+    assert page.startswith("# Run r\n\nHalf of them.\n\nMany.\n\n## sparsity")
     assert "(no rows)" in page
 
 

@@ -87,6 +87,7 @@ def test_costs_and_the_time_split(tmp_path: Path) -> None:
     facts = cost_facts(timed)
     assert facts["time_split"] == "jacobian 67%, write 33%"
     assert facts["tokens_per_worker_second"] == round(6 / 18, 1)
+    assert facts["entries_per_worker_second"] == round(manifest.totals["entries_stored"] / 18)
     assert "cost_per_million_tokens_at_least" not in facts
     priced = timed.model_copy(update={"config": {"compute": {"cost_per_hour": 4.0}}})
     # 18 s are 0.005 h, which cost 0.02 for 6 tokens
@@ -133,6 +134,7 @@ from jacobian_core.profiles import load_config
 for blocks in range(4):
     listener._last = float("-inf")
     listener.update(Figures(1000, tokens_done=100 * blocks, blocks=blocks))
+listener.summary({"run_id": "demo-0", "lake": "/home/somebody", "cost_per_million_tokens_at_least": 0.25})
 listener.close(Figures(1000, tokens_done=1000, blocks=4))
 assert not listener.run.failed
 """
@@ -148,6 +150,9 @@ def test_the_real_client_writes_the_figures_offline(tmp_path: Path) -> None:
     (written,) = (tmp_path / "lake" / "_wandb" / "wandb").glob("offline-run-*/run-*.wandb")
     data = written.read_bytes()
     assert b"tokens_per_second" in data
+    assert b"entries_per_second" in data
+    assert b"cost_per_million_tokens_at_least" in data
+    assert b"/home/somebody" not in data
     assert b"pair_that_is_not_there" not in data
 
 

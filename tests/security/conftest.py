@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import subprocess
+import tempfile
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 import zstandard
@@ -17,12 +19,15 @@ from tests.tiny import make_corpus, make_model, make_pair
 
 SECRETS = ("WANDB_API_KEY", "HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "PREFECT_SERVER_API_AUTH_STRING", "MY_PASSWORD")
 """Environment variables that hold the canary while the command runs; the fourth is left out where a server starts."""
+OUTSIDE = Path(tempfile.gettempdir()) / f"jacobian-hostile-{uuid4().hex}"
+"""A file that nobody has, and that is there only if some text of the corpus was run as SQL or by a shell."""
 TEXTS = (
     "<script>alert(1)</script> <img src=x onerror=alert(1)> </mark></q><svg onload=alert(1)>",
-    "'; DROP TABLE tokens; -- \" ') UNION SELECT 1; COPY (SELECT 1) TO '/tmp/x'",
+    "'; DROP TABLE tokens; -- \" ') UNION SELECT 1; COPY (SELECT 1) TO '" + f"{OUTSIDE}'",
     "../../../etc/passwd \\..\\..\\ %2e%2e/ file:///etc/passwd",
     "\x1b[31mred\x1b[0m \x1b]0;title\x07 \x9b2J \u202eright to left\u2066 \u200b \ufeff",
     "nul \0 inside, line\u2028separators\u2029, returns\r\n\r, bell \x07, delete \x7f",
+    f"$(touch {OUTSIDE}) `touch {OUTSIDE}`",
     "{{7*7}} ${HOME} %(x)s {0.__class__} $run_id :x ?1 [b]markup[/b] [link=file:///x]y[/link]",
     "| a | b |\n|---|---|\n# heading ![x](http://127.0.0.1:9/x.png) `code` <!-- comment",
     '=HYPERLINK("http://127.0.0.1:9") @SUM(1) +1 -1',

@@ -18,8 +18,9 @@ from flows.results import RUN_REPORTS, run_query, run_reports, verify_all
 from jacobian_core.errors import LakeError, QueryError
 from jacobian_core.lake.layout import Lake
 from jacobian_core.sql.render import render
+from tests.faults.compare import digests
 from tests.flows.test_cli import jacobian
-from tests.security.conftest import RAW_LINES, SHARDS, documents
+from tests.security.conftest import OUTSIDE, RAW_LINES, SHARDS, documents
 
 ACTIVE = {"script", "iframe", "object", "embed", "link", "form", "base", "applet", "frame"}
 
@@ -42,7 +43,7 @@ def test_it_ran_and_nothing_is_outside_of_the_lake(
     assert {path.name for path in work.iterdir()} - {".cache", ".local", ".config"} == {
         "made", "model", "pair", "corpus", "tiny.toml", "lake",
     }  # fmt: skip
-    assert not Path("/tmp/x").exists()
+    assert not OUTSIDE.exists()
     assert {path.name for path in (work / "corpus").iterdir()} == set(SHARDS)
     assert verify_all(lake.root, None) == []
     assert unsafe_for_terminals(ran.stdout + ran.stderr) == []
@@ -169,6 +170,18 @@ def test_values_are_bound_and_never_become_sql(lake: Lake) -> None:
     value = "' OR 1=1; DROP VIEW tokens; --"
     rows = run_query(lake.root, "SELECT count(*) AS n FROM documents WHERE source = $s", None, {"s": value})
     assert rows.to_pylist() == [{"n": 0}]
+
+
+def test_sql_writes_only_where_that_is_asked_for(lake: Lake, tmp_path: Path) -> None:
+    query = f"COPY (SELECT count(*) AS n FROM tokens) TO '{tmp_path}/n.csv'"
+    with pytest.raises(QueryError, match=r"COPY statements could change something.*--write"):
+        run_query(lake.root, query, None, {})
+    assert list(tmp_path.iterdir()) == []
+    before = digests(lake.root)
+    run_query(lake.root, query, None, {}, write=True)
+    (said,) = run_query(lake.root, "SELECT count(*) AS n FROM tokens", None, {}).to_pylist()
+    assert (tmp_path / "n.csv").read_text().split() == ["n", str(said["n"])]
+    assert digests(lake.root) == before
 
 
 @pytest.mark.parametrize(

@@ -61,8 +61,12 @@ def test_shares_are_percent_where_the_report_says_so(hand_connection: duckdb.Duc
 
 
 def test_format_value() -> None:
-    found = [format_value(v) for v in (None, True, 0.0, -1234567.0, 1e-300, 1234567, "a\nb", float("nan"))]
-    assert found == ["-", "yes", "0", "-1.235e+06", "1e-300", "1,234,567", "a\\nb", "nan"]
+    found = [
+        format_value(v) for v in (None, True, 0.0, -1234567.0, 1e-300, 1234567, "a\nb", float("nan"), 9999.5, 6e4, 2e15)
+    ]
+    assert found == [
+        "-", "yes", "0", "-1,234,567", "1e-300", "1,234,567", "a\\nb", "nan", "1e+04", "60,000", "2e+15"
+    ]  # fmt: skip
     assert format_value(0.49074, percent=True) == "49.07%"
     assert format_value(1234567, grouped=False) == "1234567"
 
