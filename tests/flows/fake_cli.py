@@ -20,9 +20,8 @@ def main() -> None:
     jacobian_core.pipeline = pipeline
     import flows.cli_run
     import flows.results
-    import flows.run
 
-    flows.run.run_facts = lambda _lake, run_id: {"run_id": run_id}
+    flows.results.run_facts = lambda _lake, run_id: {"run_id": run_id}
     flows.results.publish_reports = lambda *_: []
     flows.cli_run._show_result = lambda _lake, run_id, _json: print(run_id)
     import flows.cli
