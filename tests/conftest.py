@@ -63,6 +63,7 @@ from pathlib import Path  # noqa: E402
 
 import pytest  # noqa: E402
 
+from tests.object_store import s3, store  # noqa: E402, F401
 from tests.prefect_server import prefect_api, server, server_lake  # noqa: E402, F401
 from tests.tiny import make_corpus, make_model, make_pair  # noqa: E402
 

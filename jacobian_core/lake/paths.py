@@ -45,8 +45,12 @@ LakePath: TypeAlias = Path | StorePath
 
 def lake_path(place: str | LakePath) -> LakePath:
     """The path that a user's text names; LakeError where that can't be a lake."""
-    if not isinstance(place, str):
+    if isinstance(place, StorePath):
         return place
+    if isinstance(place, Path):
+        if place.parts[:1] != ("s3:",):
+            return place
+        place = str(place)  # a store's address that was made a Path on its way: refused below
     if not place.startswith(_SCHEME):
         if "://" in place or place.startswith("s3:"):
             raise LakeError(f"{place.partition('@')[0]}: lakes are folders, or begin with s3://.", _FORM)

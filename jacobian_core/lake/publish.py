@@ -230,8 +230,9 @@ def publishing(lake: Lake, run_id: str, beginning: bool = False) -> Iterator[Run
             except LakeError:
                 if files.is_folder(folder):
                     raise
+        begun = beginning or _begun(lake, run_id)  # before the manifest: the run may end between the two looks
         manifest = lake.manifest(run_id)
-        if manifest is None and not beginning and not _begun(lake, run_id):
+        if manifest is None and not begun:
             raise LakeError(f"{lake.root}: run {run_id} was not begun.", "Start it with `jacobian run`.")
         yield manifest
 

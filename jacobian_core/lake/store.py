@@ -23,6 +23,8 @@ from jacobian_core.lake.store_errors import code_of, store_errors
 
 _THREADS = 16
 _DELETED_AT_ONCE = 1000
+_PART_BYTES = 50 << 20
+"""Of an upload in parts, which a file of twice this size becomes."""
 _TRIES = 2
 """Tries of a request beside those that the AWS settings name (AWS_MAX_ATTEMPTS), which come within each."""
 _TAKEN = ("PreconditionFailed", "412", "ConditionalRequestConflict", "409")
@@ -150,7 +152,8 @@ def put_file(path: StorePath, source: Path, sha256: str, new: bool = False) -> b
     metadata = {_DIGEST: sha256}
     with store_errors(path, "write the object"):
         return _on_condition({"mode": "create"} if new else {}, lambda given: filesystem().put_file(
-            str(source), f"{path.bucket}/{path.key}", Metadata=metadata, **given))  # fmt: skip
+            str(source), f"{path.bucket}/{path.key}", Metadata=metadata, chunksize=_PART_BYTES, **given)
+        )  # fmt: skip
 
 
 def _on_condition(condition: dict[str, str], send: Any) -> bool:

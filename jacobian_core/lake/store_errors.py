@@ -57,14 +57,14 @@ def code_of(error: BaseException) -> str:
 
 def _explained(error: Exception) -> tuple[str, str] | None:
     """What is wrong, and the remedy; None for what no store's client raises."""
-    from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, NoCredentialsError
+    from botocore import exceptions as boto
 
     if known := _BY_CODE.get(code_of(error)):
         return known
-    if isinstance(error, NoCredentialsError):
+    if isinstance(error, boto.NoCredentialsError):
         return "no credentials were found", _RIGHTS
-    if isinstance(error, (HTTPClientError, TimeoutError)):
+    if isinstance(error, (boto.ConnectionError, boto.HTTPClientError, TimeoutError)):
         return f"the store does not answer ({redact(str(error))})", _REACH
-    if isinstance(error, (BotoCoreError, ClientError, OSError)):
+    if isinstance(error, (boto.BotoCoreError, boto.ClientError, OSError)):
         return redact(getattr(error, "strerror", None) or str(error)), f"Check the store. {_AGAIN}"
     return None

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,7 @@ class Runs:
 
     root: Path
     environment: dict[str, str] = field(default_factory=dict)
+    lake_of: Callable[[Path], str] = lambda place: str(place / "lake")
 
     def __post_init__(self) -> None:
         self._context = multiprocessing.get_context("forkserver")
@@ -103,7 +105,7 @@ class Runs:
         environment: dict[str, str] | None = None, through_prefect: bool = False,
     ) -> Attempt:  # fmt: skip
         """Begin a run in `place` (its lake, cache and scratch are there) and return at once."""
-        moved = config.model_copy(update={"lake": config.lake.model_copy(update={"root": str(place / "lake")})})
+        moved = config.model_copy(update={"lake": config.lake.model_copy(update={"root": self.lake_of(place)})})
         order = Order(
             moved.model_dump_json(), str(place / "cache"), str(place / "scratch"), trap, fault,
             tuple({**self.environment, **(environment or {})}.items()), through_prefect,

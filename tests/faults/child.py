@@ -90,4 +90,6 @@ def _warm(root: Path) -> None:
 
 
 if os.environ.get(WARM_ROOT):
+    import s3fs  # noqa: F401 - a second that is not each attempt's, where its lake is in a store
+
     _warm(Path(os.environ[WARM_ROOT]))

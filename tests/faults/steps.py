@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 from unittest.mock import patch
@@ -108,6 +107,7 @@ def whole_run(config: RunConfig) -> Done:
     """Every step of the main flow, in its order, in this thread, up to the written reports."""
     from flows import results
     from jacobian_core import pipeline
+    from jacobian_core.lake.paths import lake_path
 
     run = pipeline.resolve_run(config, pipeline.fetch_artifact(config))
     if run.state != "done":
@@ -116,7 +116,7 @@ def whole_run(config: RunConfig) -> Done:
         for group in pipeline.open_groups(run):
             pipeline.accumulate_group(run, group)
         pipeline.publish_run(run, skipped)
-    lake = Path(run.lake)
+    lake = lake_path(run.lake)
     results.write_reports(lake, run.run_id, results.run_reports(lake, run.run_id))
     return Done(run.run_id, run.state)
 

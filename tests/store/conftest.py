@@ -3,31 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from jacobian_core.lake.layout import Lake
-from tests.stand_ins.s3_server import BUCKET, S3Server, serve_s3
+from tests.stand_ins.s3_server import BUCKET, S3Server
 from tests.tiny import run_pipeline, tiny_config
-
-
-@pytest.fixture(scope="session")
-def s3() -> Iterator[S3Server]:
-    """The server. Nothing of it is in this process' environment; see `store`."""
-    with serve_s3() as server:
-        yield server
-
-
-@pytest.fixture
-def store(s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> S3Server:
-    """The server, with an environment in which this process uses it, and with a cache of its own."""
-    for name, value in s3.environment.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("JACOBIAN_FLOWS_CACHE", str(tmp_path / "cache"))
-    return s3
 
 
 @pytest.fixture
