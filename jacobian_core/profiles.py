@@ -20,6 +20,7 @@ from pydantic import BaseModel, ValidationError
 
 from jacobian_core.config import RunConfig
 from jacobian_core.errors import ConfigError
+from jacobian_core.lake.paths import lake_path
 from jacobian_core.resources import project_path, project_root
 
 _FOLDER = "deployments/profiles"
@@ -67,7 +68,7 @@ def load_config(
 
     Relative paths of a profile are meant from its own folder (a shipped one: from the project's root), those of an
     override from `folder`, by default the current one; the lake's from the current one. Every local path comes back
-    absolute. Raises ConfigError naming file and field.
+    absolute. Raises ConfigError naming file and field, and LakeError for what can't be a lake.
     """
     path = profile_path(profile)
     data = read_toml(path)
@@ -78,7 +79,8 @@ def load_config(
     if lake is not None:
         settings["lake"]["root"] = lake
     _absolute_paths({key: value for key, value in settings.items() if key != "lake"}, folder or Path.cwd())
-    settings["lake"]["root"] = str(Path.cwd() / Path(settings["lake"]["root"]).expanduser())
+    place = lake_path(settings["lake"]["root"])
+    settings["lake"]["root"] = str(Path.cwd() / place.expanduser() if isinstance(place, Path) else place)
     return build_model(RunConfig, settings, str(path))
 
 
