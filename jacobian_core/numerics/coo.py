@@ -14,8 +14,6 @@ from torch import Tensor
 
 from jacobian_core.numerics.codes import Codes
 
-NOT_FINITE = "a Jacobian entry is not finite"
-
 
 @dataclass(frozen=True)
 class Entries:
@@ -35,7 +33,7 @@ class Entries:
     @property
     def token(self) -> Int64[Tensor, "entries"]:
         """The token of each entry, counted within the chunk."""
-        return torch.repeat_interleave(self.stored)
+        return torch.arange(len(self.stored), device=self.stored.device).repeat_interleave(self.stored)
 
 
 @dataclass(frozen=True)
@@ -56,41 +54,6 @@ def _largest(abs_J: Float[Tensor, "tokens pairs"], keep: Bool[Tensor, "tokens pa
     return narrowed & keep
 
 
-@dataclass(frozen=True)
-class Kept:
-    """A chunk's pairs side by side, which of them are stored, and each token's totals by their names in `Entries`."""
-
-    flat: Float[Tensor, "tokens pairs"]
-    keep: Bool[Tensor, "tokens pairs"]
-    totals: dict[str, Tensor]
-
-    @property
-    def finite(self) -> Bool[Tensor, ""]:
-        """Whether every entry is finite, on the device."""
-        return torch.isfinite(self.totals["abs_sum_total"]).all()
-
-
-def kept_pairs(J: Float[Tensor, "tokens k_out k_in"], out: Codes, in_: Codes, thresholds: Thresholds) -> Kept:
-    """What of a chunk is stored; totals are over all entries, before any threshold."""
-    tokens, k_out, k_in = J.shape
-    active = (out.active[:, :, None] & in_.active[:, None, :]).flatten(1)
-    flat = J.flatten(1)
-    magnitude = torch.where(active, flat, 0).abs()
-    exact = magnitude.double()
-    keep = active & (magnitude >= thresholds.min_abs) if thresholds.min_abs > 0 else active
-    if thresholds.top is not None:
-        keep = _largest(magnitude, keep, thresholds.top)
-    totals = {
-        "total": active.sum(1),
-        "stored": keep.sum(1),
-        "abs_sum_total": exact.sum(1),
-        "abs_sum_stored": torch.where(keep, exact, 0).sum(1),
-        "sq_sum_total": exact.square().sum(1),
-        "abs_max": magnitude.amax(1) if k_out * k_in else magnitude.new_zeros(tokens),
-    }
-    return Kept(flat, keep, totals)
-
-
 def to_entries(
     J: Float[Tensor, "tokens k_out k_in"],
     K: Float[Tensor, "tokens k_out k_in"] | None,
@@ -99,15 +62,27 @@ def to_entries(
     thresholds: Thresholds,
 ) -> Entries:
     """The COO form of a chunk. Raises FloatingPointError if an entry is not finite."""
-    kept = kept_pairs(J, out, in_, thresholds)
-    if not bool(kept.finite):
-        raise FloatingPointError(NOT_FINITE)
-    token, pair = torch.nonzero(kept.keep, as_tuple=True)
-    k_in = J.shape[2]
+    tokens, k_out, k_in = J.shape
+    active = (out.active[:, :, None] & in_.active[:, None, :]).reshape(tokens, -1)
+    flat = J.reshape(tokens, -1)
+    magnitude = torch.where(active, flat, 0).abs()
+    exact = magnitude.double()
+    abs_sum = exact.sum(1)
+    if not bool(torch.isfinite(abs_sum).all()):
+        raise FloatingPointError("a Jacobian entry is not finite")
+    keep = active & (magnitude >= thresholds.min_abs) if thresholds.min_abs > 0 else active
+    if thresholds.top is not None:
+        keep = _largest(magnitude, keep, thresholds.top)
+    token, pair = torch.nonzero(keep, as_tuple=True)
     return Entries(
         out_latent=out.index[token, pair // k_in],
         in_latent=in_.index[token, pair % k_in],
-        value=kept.flat[kept.keep],
-        second_derivative=None if K is None else K.flatten(1)[kept.keep],
-        **kept.totals,
+        value=flat[keep],
+        second_derivative=None if K is None else K.reshape(tokens, -1)[keep],
+        total=active.sum(1),
+        stored=keep.sum(1),
+        abs_sum_total=abs_sum,
+        abs_sum_stored=torch.where(keep, exact, 0).sum(1),
+        sq_sum_total=exact.square().sum(1),
+        abs_max=magnitude.amax(1) if k_out * k_in else magnitude.new_zeros(tokens),
     )

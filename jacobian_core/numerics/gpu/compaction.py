@@ -7,6 +7,8 @@ indices as int32.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
@@ -14,8 +16,43 @@ from torch import Tensor
 from jacobian_core.model.transfer import Transfer
 from jacobian_core.numerics.codes import Codes
 from jacobian_core.numerics.collect import Collected
-from jacobian_core.numerics.coo import NOT_FINITE, Entries, Thresholds, kept_pairs
+from jacobian_core.numerics.coo import Entries, Thresholds, _largest
 from jacobian_core.numerics.state import SandwichState
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A chunk's pairs side by side, which of them are stored, and each token's totals by their names in `Entries`."""
+
+    flat: Float[Tensor, "tokens pairs"]
+    keep: Bool[Tensor, "tokens pairs"]
+    totals: dict[str, Tensor]
+
+    @property
+    def finite(self) -> Bool[Tensor, ""]:
+        """Whether every entry is finite, on the device."""
+        return torch.isfinite(self.totals["abs_sum_total"]).all()
+
+
+def kept_pairs(J: Float[Tensor, "tokens k_out k_in"], out: Codes, in_: Codes, thresholds: Thresholds) -> Kept:
+    """What of a chunk is stored; totals are over all entries, before any threshold."""
+    tokens, k_out, k_in = J.shape
+    active = (out.active[:, :, None] & in_.active[:, None, :]).flatten(1)
+    flat = J.flatten(1)
+    magnitude = torch.where(active, flat, 0).abs()
+    exact = magnitude.double()
+    keep = active & (magnitude >= thresholds.min_abs) if thresholds.min_abs > 0 else active
+    if thresholds.top is not None:
+        keep = _largest(magnitude, keep, thresholds.top)
+    totals = {
+        "total": active.sum(1),
+        "stored": keep.sum(1),
+        "abs_sum_total": exact.sum(1),
+        "abs_sum_stored": torch.where(keep, exact, 0).sum(1),
+        "sq_sum_total": exact.square().sum(1),
+        "abs_max": magnitude.amax(1) if k_out * k_in else magnitude.new_zeros(tokens),
+    }
+    return Kept(flat, keep, totals)
 
 
 class DeviceCollector:
@@ -41,7 +78,7 @@ class DeviceCollector:
         begun = self._transfer.download(small | {"finite": kept.finite})
         few = begun.wait()
         if not bool(few.pop("finite")):
-            raise FloatingPointError(NOT_FINITE)
+            raise FloatingPointError("a Jacobian entry is not finite")
         count = int(few["stored"].sum())
         host = self._transfer.download({name: column[:count] for name, column in packed.items()}).wait()
         second = host.pop("second_derivative", None)

@@ -77,7 +77,8 @@ class TritonProducts:
             return result
         block_out, block_in = block(k_out), block(k_in)
         tiles_out, tiles_in = -(-k_out // block_out), -(-k_in // block_in)
-        with torch.cuda.device_of(self.E):  # a kernel is launched on the current device, wherever its tensors are
+        # A kernel is launched on the current device, wherever its tensors are.
+        with torch.cuda.device_of(self.E):  # type: ignore[no-untyped-call]
             gathered_product[(tokens, tiles_out * tiles_in)](
                 self.E, self.D, per_neuron.contiguous(), out_index.contiguous(), in_index.contiguous(), result,
                 k_out, k_in, self.E.shape[1], tiles_in,

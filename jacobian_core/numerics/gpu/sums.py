@@ -75,7 +75,7 @@ class LatentSums:
         rows, start = rows[longest], start[longest]
         into, n_in = self._into, self._D.shape[0]
         tiles = -(-n_in // BLOCK_IN)
-        with torch.cuda.device_of(self._D):
+        with torch.cuda.device_of(self._D):  # type: ignore[no-untyped-call]
             latent_sums[(len(rows) * tiles,)](
                 self._E, self._D, slopes, token, rows, start, tokens, self._unit,
                 into.sum, into.sum_abs, into.sum_sq, into.max_abs,
