@@ -11,14 +11,16 @@ from pathlib import Path
 
 from jacobian_core.resources import project_path
 
-_SENTENCES_PER_DOCUMENT = (3, 40)
+_SENTENCES_PER_DOCUMENT = (2, 8)
+_CHARACTERS_PER_TOKEN = 10
+"""More than there are, since what is beyond a document's context is not analysed."""
 
 
 def write_text(folder: Path, tokens: int) -> None:
-    """A shard of at least so many tokens, at no more than four characters a token."""
+    """A shard of at least so many analysed tokens."""
     sentences, rng = _sentences(), random.Random(0)
     folder.mkdir(parents=True, exist_ok=True)
-    left = 4 * tokens
+    left = _CHARACTERS_PER_TOKEN * tokens
     with (folder / "00.jsonl").open("w", encoding="utf-8") as file:
         while left > 0:
             text = ". ".join(rng.choices(sentences, k=rng.randint(*_SENTENCES_PER_DOCUMENT))) + "."
