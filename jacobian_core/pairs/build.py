@@ -39,6 +39,8 @@ from jacobian_core.work.tables import make_table
 PAIR_STATS_ACTIVE = "active"
 """Block id of the part of `pair_stats` that holds scope 'active'."""
 _CELLS = 1 << 22
+_THREADS = 4
+"""Strips that are summed at once at most: each has accumulators of its own (280 MB), and one thread writes the part."""
 _ADDED_ENTRIES = 1 << 15
 """Entries that are added at once: torch then stays on the thread that calls it."""
 
@@ -51,14 +53,15 @@ class _Run:
 
     folder: Path
     blocks: Sequence[BlockMarker]
+    n_out: int
     n_in: int
     units: Units
     idle: SimpleQueue[StripSums] = field(default_factory=SimpleQueue)
 
     @property
     def outs(self) -> int:
-        """Output latents of a strip."""
-        return max(1, _CELLS // self.n_in)
+        """Output latents of a strip: what fits, but a strip for every thread."""
+        return max(1, min(_CELLS // self.n_in, -(-self.n_out // _THREADS)))
 
     @contextmanager
     def sums(self) -> Iterator[StripSums]:
@@ -80,11 +83,11 @@ def build_pair_stats(lake: Lake, run_id: str, config: LakeConfig, threads: int |
     state = run_snapshot(lake, run_id)
     if state is None:
         raise QueryError(f"{lake.root} has no run {run_id}.", "`jacobian runs` lists the runs.")
-    with _folder(lake, state) as folder, _one_thread_each(), ThreadPoolExecutor(threads or os.cpu_count()) as pool:
+    with _folder(lake, state) as folder, _one_thread_each(), ThreadPoolExecutor(_threads(threads)) as pool:
         made = sum(pool.map(lambda marker: make_rows(lake, run_id, folder, marker), state.blocks))
-        run, n_out = _widths(folder, state.blocks, int(state.total("tokens")))
+        run = _widths(folder, state.blocks, int(state.total("tokens")))
         with PartWriter(lake, PAIR_STATS, run_id, PAIR_STATS_ACTIVE, config) as writer:
-            for table in _in_order(pool, run, n_out):
+            for table in _in_order(pool, run):
                 writer.write(table)
             prepared = writer.finish()
     logger.info(
@@ -93,15 +96,19 @@ def build_pair_stats(lake: Lake, run_id: str, config: LakeConfig, threads: int |
     return prepared
 
 
+def _threads(asked: int | None) -> int:
+    return asked or min(os.cpu_count() or 1, _THREADS)
+
+
 def count_pairs(lake: Lake, run_id: str, block_ids: Sequence[str]) -> int:
     """Pairs that have an entry in these finished blocks of a run in progress."""
     folder, seen = rows_folder(lake, run_id), 0
     blocks = [marker for marker in lake.markers(run_id) if marker.block_id in block_ids]
     for marker in blocks:
         make_rows(lake, run_id, folder, marker)
-    run, n_out = _widths(folder, blocks, tokens=1)
-    for start in range(0, n_out, run.outs):
-        outs = range(start, min(start + run.outs, n_out))
+    run = _widths(folder, blocks, tokens=1)
+    for start in range(0, run.n_out, run.outs):
+        outs = range(start, min(start + run.outs, run.n_out))
         used = np.zeros(len(outs) * run.n_in, bool)
         for marker in blocks:
             with _opened(folder, marker) as block:
@@ -132,13 +139,13 @@ def _one_thread_each() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _widths(folder: Path, blocks: Sequence[BlockMarker], tokens: int) -> tuple[_Run, int]:
-    """The run as strips need it, and how many output latents there are."""
+def _widths(folder: Path, blocks: Sequence[BlockMarker], tokens: int) -> _Run:
+    """The run as strips need it."""
     n_out, n_in, largest = 0, 1, 0.0
     for marker in blocks:
         with _opened(folder, marker) as rows:
             n_out, n_in, largest = max(n_out, rows.widths[0]), max(n_in, rows.widths[1]), max(largest, rows.largest)
-    return _Run(folder, blocks, n_in, units_of(tokens, largest)), n_out
+    return _Run(folder, blocks, n_out, n_in, units_of(tokens, largest))
 
 
 @contextmanager
@@ -150,13 +157,13 @@ def _opened(folder: Path, marker: BlockMarker) -> Iterator[BlockRows]:
         yield rows
 
 
-def _in_order(pool: ThreadPoolExecutor, run: _Run, n_out: int) -> Iterator[pa.Table]:
+def _in_order(pool: ThreadPoolExecutor, run: _Run) -> Iterator[pa.Table]:
     """The tables of all strips in their order; a few are made ahead."""
     step = run.outs
     waiting: deque[Future[pa.Table]] = deque()
-    for start in range(0, n_out, step):
-        waiting.append(pool.submit(_strip, run, range(start, min(start + step, n_out))))
-        if len(waiting) > (os.cpu_count() or 1):
+    for start in range(0, run.n_out, step):
+        waiting.append(pool.submit(_strip, run, range(start, min(start + step, run.n_out))))
+        if len(waiting) > _THREADS:
             yield waiting.popleft().result()
     while waiting:
         yield waiting.popleft().result()
