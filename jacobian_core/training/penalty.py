@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 
 from jacobian_core.training.dictionary import Selection
 
-CHUNK_BYTES_CPU = 1 << 20
+CHUNK_BYTES_CPU = 1 << 19
 CHUNK_BYTES_ACCELERATOR = 1 << 28
 """Size of one gathered operand, `tokens x k x d_mlp`: of the order of a core's cache, or enough to fill a device."""
 
@@ -65,6 +65,13 @@ def sum_abs_jacobian(
     return total
 
 
+def _rows(
+    matrix: Float[torch.Tensor, "n d_mlp"], index: Int[torch.Tensor, "tokens k"]
+) -> Float[torch.Tensor, "tokens k d_mlp"]:
+    """`matrix[index]`; on a CPU `index_select` copies rows five times as fast as indexing."""
+    return matrix.index_select(0, index.flatten()).view(*index.shape, -1)
+
+
 class _SumAbsJacobian(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -84,16 +91,19 @@ class _SumAbsJacobian(torch.autograd.Function):
         chunk = chunk_tokens(E, indices[0].shape[1])
         parts = zip(*(torch.split(tensor, chunk) for tensor in (*indices, *gains)), strict=True)
         for index_out, active_out, index_in, active_in, *gain in parts:
-            rows = E[index_out]
-            scaled = [factor[:, None, :] * matrix[index_in] for factor, matrix in zip(gain, D, strict=True)]
-            columns = torch.stack(scaled).sum(0) if len(scaled) > 1 else scaled[0]
-            jacobian = torch.bmm(rows, columns.transpose(1, 2)) * (active_out[:, :, None] & active_in[:, None, :])
+            rows = _rows(E, index_out)
+            columns = _rows(D[0], index_in).mul_(gain[0][:, None, :])
+            for factor, matrix in zip(gain[1:], D[1:], strict=True):
+                columns.addcmul_(_rows(matrix, index_in), factor[:, None, :])
+            jacobian = torch.bmm(rows, columns.transpose(1, 2))
+            jacobian.mul_(active_out[:, :, None] & active_in[:, None, :])
             total += jacobian.abs().sum()
-            sign = jacobian.sign()
+            sign = jacobian.sign_()
             gradients[0].index_add_(0, index_out.flatten(), torch.bmm(sign, columns).flatten(0, 1))
             pulled = torch.bmm(sign.transpose(1, 2), rows)
-            for gradient, factor in zip(gradients[1:], gain, strict=True):
+            for gradient, factor in zip(gradients[2:], gain[1:], strict=True):
                 gradient.index_add_(0, index_in.flatten(), (factor[:, None, :] * pulled).flatten(0, 1))
+            gradients[1].index_add_(0, index_in.flatten(), pulled.mul_(gain[0][:, None, :]).flatten(0, 1))
         ctx.save_for_backward(*gradients)
         return total
 
