@@ -7,6 +7,7 @@ MLP, as a training without stored activations has it. `python -m benchmarks.trai
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import json
 import os
@@ -119,13 +120,14 @@ def _use(trainer: PairTrainer) -> Figures:
 
 
 def main() -> None:
-    """Measure and print; the last line is one JSON object."""
-    results = measure(Options(turns=3, shapes=("demo", "pythia-70m"), full=False))
-    for section, figures in results.items():
-        print(section)
-        for key, value in figures.items():
-            print(f"  {key:40} {value:14,.4g}")
-    print(json.dumps({name: {k: float(f"{v:.4g}") for k, v in found.items()} for name, found in results.items()}))
+    """Measure and print; a line of JSON for each shape."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--turns", type=int, default=3, help="timed steps of each contender")
+    parser.add_argument("--shapes", nargs="+", default=["demo", "pythia-70m"], choices=["demo", "pythia-70m"])
+    arguments = parser.parse_args()
+    for shape in arguments.shapes:
+        for section, figures in measure(Options(arguments.turns, (shape,), full=False)).items():
+            print(json.dumps({section: {key: float(f"{value:.4g}") for key, value in figures.items()}}), flush=True)
 
 
 if __name__ == "__main__":

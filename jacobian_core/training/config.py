@@ -55,12 +55,16 @@ class TrainPairConfig(BaseModel):
 
     latents: int = Field(default=1024, ge=1, description="latents of each of the two dictionaries")
     active_latents: int = Field(default=16, ge=1, description="k: latents selected at a token, in each dictionary")
-    jacobian_coefficient: float = Field(default=1.0, ge=0, description="lambda of lambda / k^2 sum |J|; 0: the control")
-    jacobian_warmup_fraction: float = Field(default=0.05, ge=0, lt=1, description="share of steps with a rising lambda")
+    jacobian_coefficient: float = Field(
+        default=1.0, ge=0, description="lambda of lambda / k^2 sum |J| (published: 0.5 to 1); 0: the control"
+    )
+    jacobian_warmup_fraction: float = Field(
+        default=0.05, ge=0, lt=1, description="share of steps, the first, with a rising lambda (as published)"
+    )
     jacobian_every_tokens: int = Field(
-        default=1,
+        default=4,
         ge=1,
-        description="the penalty is taken on every n-th token of a batch: unbiased, and n times cheaper",
+        description="the penalty is taken on every n-th token of a batch: unbiased, and nearly n times cheaper; 1: all",
     )
 
     tokens: int = Field(default=2_000_000, ge=1, description="training tokens, BOS excluded, repetitions included")
@@ -79,7 +83,7 @@ class TrainPairConfig(BaseModel):
     activation_tokens: int = Field(
         default=1_000_000, ge=1, description="MLP inputs to keep in activation_folder, fewer if the text is shorter"
     )
-    learning_rate: float = Field(default=5e-4, gt=0, description="Adam's rate")
+    learning_rate: float = Field(default=5e-4, gt=0, description="Adam's rate (default: as published)")
     decay_fraction: float = Field(default=0.2, ge=0, le=1, description="share of steps, the last, with a falling rate")
 
     dead_after_tokens: int = Field(default=100_000, ge=1, description="a latent not active for so many tokens is dead")
@@ -88,6 +92,13 @@ class TrainPairConfig(BaseModel):
     )
     revival_coefficient: float = Field(
         default=1 / 32, ge=0, description="weight of the dead latents' reconstruction loss"
+    )
+
+    resample_every_tokens: int | None = Field(
+        default=200_000,
+        ge=1,
+        description="after so many tokens, again and again until the rate falls, dead latents are pointed at tokens' "
+        "errors; null: never",
     )
 
     statistics_tokens: int = Field(default=20_000, ge=2, description="tokens that set the losses' scale and the biases")

@@ -12,10 +12,11 @@ from typing import TypeAlias
 import torch
 from jaxtyping import Bool, Float, Int
 
-from jacobian_core.training.batches import open_batches
+from jacobian_core.training.batches import open_batches, step_seed
 from jacobian_core.training.config import TrainPairConfig
 from jacobian_core.training.dictionary import DictionaryPair
 from jacobian_core.training.loss import PairLosses, Scale, pair_losses
+from jacobian_core.training.revival import resample
 from jacobian_core.training.source import MlpSource
 from jacobian_core.training.text import stream_digest
 
@@ -66,6 +67,10 @@ class PairTrainer:
         seen = step * self.tokens_per_step
         dead = tuple(side.dead(seen, config.dead_after_tokens) for side in (pair.inputs, pair.outputs))
         batch = self.batches.draw(self.tokens_per_step, step)
+        if self._resamples(step):
+            for side, which, x in zip((pair.inputs, pair.outputs), dead, batch, strict=True):
+                resample(side, self.optimiser, which, x, step_seed(config, step))
+                side.last_active[which] = seen
         with self._autocast:
             losses = pair_losses(
                 pair,
@@ -84,6 +89,13 @@ class PairTrainer:
         pair.inputs.remember(losses.code_in, seen + self.tokens_per_step)
         pair.outputs.remember(losses.code_out, seen + self.tokens_per_step)
         return StepResult(losses, loss.detach(), coefficient, (dead[0], dead[1]))
+
+    def _resamples(self, step: int) -> bool:
+        """Whether dead latents begin anew at this step: at intervals, and not while the rate falls."""
+        interval, seen = self.config.resample_every_tokens, step * self.tokens_per_step
+        if interval is None or step == 0 or step >= self.steps * (1 - self.config.decay_fraction):
+            return False
+        return seen // interval > (seen - self.tokens_per_step) // interval
 
 
 def training_key(config: TrainPairConfig, stream: Int[torch.Tensor, " stream"]) -> str:

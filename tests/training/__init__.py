@@ -2,7 +2,7 @@
 
 from jaxtyping import install_import_hook
 
-_MODULES = ("dictionary", "export", "job", "loss", "pair", "pair_evaluation", "penalty", "text", "trainer")
+_MODULES = ("dictionary", "export", "job", "loss", "pair", "pair_evaluation", "penalty", "revival", "text", "trainer")
 _hook = install_import_hook(
     [*(f"jacobian_core.training.{name}" for name in _MODULES), "jacobian_core.model.randomise"], "beartype.beartype"
 )

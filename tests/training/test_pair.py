@@ -16,8 +16,10 @@ from jacobian_core.training.export_files import last_file
 from jacobian_core.training.job import check_paths, round_weights, run_pair_training
 from jacobian_core.training.pair import PairProgress, train_pair
 from jacobian_core.training.pair_evaluation import evaluate_pair
+from jacobian_core.training.revival import resample
 from jacobian_core.training.source import MlpSource, load_source
 from jacobian_core.training.text import consecutive_windows, read_texts, token_stream, with_leading_bos
+from jacobian_core.training.trainer import PairTrainer
 
 pytestmark = pytest.mark.filterwarnings("ignore:The 'utils' module has been deprecated:DeprecationWarning")
 
@@ -59,6 +61,44 @@ def test_training_lowers_the_loss(pair_config: TrainPairConfig, source: MlpSourc
     for side in (trained.pair.inputs, trained.pair.outputs):
         torch.testing.assert_close(side.W_dec.norm(dim=1), torch.ones(48))
     assert "mean |J|" in records[-1].line()
+
+
+def test_resampling_leaves_few_latents_dead(
+    pair_config: TrainPairConfig, source: MlpSource, stream: torch.Tensor
+) -> None:
+    dead = {}
+    for interval in (None, 1200):
+        asked = {"jacobian_coefficient": 0.0, "resample_every_tokens": interval, "dead_after_tokens": 900}
+        trainer = PairTrainer(pair_config.model_copy(update=asked | {"tokens": 150 * 60}), source, stream)
+        side, x = trainer.pair.inputs, trainer.batches.draw(200, step=0).x
+        with torch.no_grad():
+            side.b_enc[::2] -= 3 * side.preactivations(x).std()  # every second latent starts where it never wins
+        for step in range(trainer.steps):
+            result = trainer.step(step)
+        dead[interval] = int(result.dead[0].sum())
+    assert dead[None] >= 15, "the test needs latents that the auxiliary loss alone leaves dead"
+    assert dead[1200] <= dead[None] / 4
+
+
+def test_a_resampled_latent_is_a_token_s_error_and_the_others_stay(
+    pair_config: TrainPairConfig, source: MlpSource, stream: torch.Tensor
+) -> None:
+    trainer = PairTrainer(pair_config, source, stream)
+    trainer.step(0)
+    side, x = trainer.pair.inputs, trainer.batches.draw(50, step=5).x
+    before = {name: tensor.clone() for name, tensor in side.state_dict().items()}
+    residual = torch.nn.functional.normalize(x - side.decode(side.encode(x)), dim=1).detach()
+    dead = torch.zeros(48, dtype=torch.bool)
+    dead[[3, 7, 11]] = True
+    assert resample(side, trainer.optimiser, dead, x, seed=1) == 3
+    assert torch.equal(side.W_dec[~dead], before["W_dec"][~dead])
+    assert torch.equal(side.W_enc[:, ~dead], before["W_enc"][:, ~dead])
+    torch.testing.assert_close((side.W_dec[dead] @ residual.T).max(1).values, torch.ones(3))
+    torch.testing.assert_close(side.preactivations(side.b_dec[None])[0, dead], torch.zeros(3), rtol=0, atol=1e-5)
+    moments = trainer.optimiser.state[side.W_enc]["exp_avg"]
+    assert not moments[:, dead].any()
+    assert moments[:, ~dead].any()
+    assert resample(side, trainer.optimiser, ~torch.ones(48, dtype=torch.bool), x, seed=1) == 0
 
 
 def test_penalty_lowers_the_jacobian(pair_config: TrainPairConfig, source: MlpSource, stream: torch.Tensor) -> None:
