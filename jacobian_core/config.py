@@ -308,8 +308,8 @@ class LakeConfig(Group):
     compression_level: int = Field(default=3, ge=1, le=22, description="zstd level")
     duckdb_memory: str = Field(
         default="auto",
-        description="memory limit of DuckDB, in its own notation ('4GB'); 'auto': a quarter of the machine's memory, at "
-        "most 4GB. What does not fit goes to the run's work folder, or the system's temporary one (`TMPDIR`)",
+        description="memory limit of DuckDB, in its own notation ('4GB'); 'auto': a quarter of the machine's memory, "
+        "at most 4GB. What does not fit goes to the run's work folder, or the system's temporary one (`TMPDIR`)",
     )
 
 
