@@ -21,6 +21,7 @@ if not torch.cuda.is_available():
 _hook = install_import_hook(
     [
         "jacobian_core.model.activations",
+        "jacobian_core.model.affine",
         "jacobian_core.numerics.all_inputs",
         "jacobian_core.corpus.blocks",
         "jacobian_core.numerics.codes",
@@ -34,6 +35,7 @@ _hook = install_import_hook(
         "jacobian_core.numerics.pair_sums",
         "jacobian_core.pairs.rows",
         "jacobian_core.pairs.sorting",
+        "jacobian_core.numerics.largest",
         "jacobian_core.model.forward",
         "jacobian_core.numerics.collect",
         "jacobian_core.numerics.gpu.choice",
@@ -48,6 +50,7 @@ _hook = install_import_hook(
         "jacobian_core.numerics.reference",
         "jacobian_core.numerics.sae",
         "jacobian_core.numerics.sandwich",
+        "jacobian_core.numerics.search",
         "jacobian_core.numerics.state",
         "jacobian_core.corpus.staging",
         "jacobian_core.numerics.strata",

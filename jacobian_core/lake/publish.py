@@ -272,6 +272,7 @@ class BlockWriter:
         self._writers = {name: PartWriter(lake, TABLES[name], run_id, block_id, config) for name in tables}
         self._tokens = [TABLES["tokens"].schema().empty_table().select(TOTALLED_COLUMNS)]
         self._open = ExitStack()
+        self._prepared: list[PreparedPart] = []
 
     def __enter__(self) -> BlockWriter:
         with ExitStack() as opening:
@@ -283,6 +284,7 @@ class BlockWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        discard(self._prepared)
         self._open.__exit__(kind, error, trace)
 
     def write(self, table: str, data: pa.Table) -> None:
@@ -292,14 +294,15 @@ class BlockWriter:
             self._tokens.append(data.select(TOTALLED_COLUMNS))
 
     def publish(self, seconds: Mapping[str, float], quality: Mapping[str, float] | None = None) -> BlockMarker:
-        """Finish the parts and publish the block; `seconds` is what its stages took, `quality` how the SAEs fitted."""
-        prepared: list[PreparedPart] = []
-        try:
-            prepared.extend(writer.finish() for writer in self._writers.values())
-        except BaseException:
-            discard(prepared)
-            raise
-        totals = totals_of(pa.concat_tables(self._tokens), {part.table: part.info.rows for part in prepared})
-        return publish_block(
-            self._lake, self._run_id, self._block_id, prepared, totals, BlockNotes(seconds, quality or {})
-        )
+        """Publish the block; `seconds` is what its stages took, `quality` how the SAEs fitted."""
+        if not self._prepared:
+            self.finish()
+        rows = {part.table: part.info.rows for part in self._prepared}
+        totals = totals_of(pa.concat_tables(self._tokens), rows)
+        notes = BlockNotes(seconds, quality or {})
+        return publish_block(self._lake, self._run_id, self._block_id, self._prepared, totals, notes)
+
+    def finish(self) -> None:
+        """Write what is left of every part, and make the files durable: no rows can be added any more."""
+        for writer in self._writers.values():
+            self._prepared.append(writer.finish())

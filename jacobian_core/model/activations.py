@@ -6,6 +6,9 @@ flat block. A block's activations are `analysed * d_in` floats: small beside the
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from typing import Any
+
 import numpy as np
 import torch
 from jaxtyping import Float, Int64
@@ -27,19 +30,26 @@ def batches_by_length(lengths: Int64[np.ndarray, "rows"], positions: int) -> lis
     return batches
 
 
-def block_activations(model: LanguageModel, block: TokenBlock, batch_positions: int) -> Float[Tensor, "tokens d_in"]:
+def block_activations(
+    model: LanguageModel,
+    block: TokenBlock,
+    batch_positions: int,
+    in_turn: Callable[[Callable[[Any], None], Iterable[Any]], Iterable[None]] = map,
+) -> Float[Tensor, "tokens d_in"]:
     """The MLP input of every analysed token of a block, in ascending token id, on the model's device.
 
     Args:
         model: the language model.
         block: rows of token ids.
         batch_positions: padded positions of one forward pass.
+        in_turn: does the batches, one after another or several at a time.
     """
     lengths = np.diff(block.row_offsets)
     wanted = block.token_ids >= 0
     place = np.cumsum(wanted) - 1
     result = torch.empty(int(wanted.sum()), model.mlp.d_in, dtype=model.dtype, device=model.device)
-    for rows in batches_by_length(lengths, batch_positions):
+
+    def run(rows: Int64[np.ndarray, "batch"]) -> None:
         width = int(lengths[rows[0]])
         column = np.arange(width)
         real = column < lengths[rows][:, None]
@@ -49,4 +59,7 @@ def block_activations(model: LanguageModel, block: TokenBlock, batch_positions: 
         analysed = real & wanted[flat]
         target = torch.from_numpy(place[flat[analysed]]).to(model.device)
         result[target] = x[torch.from_numpy(analysed).to(model.device)]
+
+    for _ in in_turn(run, batches_by_length(lengths, batch_positions)):
+        pass
     return result

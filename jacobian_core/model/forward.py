@@ -2,7 +2,8 @@
 
 `TransformerBridge` names every activation, and pays for it with eager attention and a hook around every part. Here the
 same parameters (shared, not copied) stand in a second module tree without hooks. Texts are causal and padded on the
-right only, so padding is never attended and no mask is passed: attention takes its fused causal path. In blocks whose
+right only, so padding is never attended and no mask is passed: attention takes its fused causal path. Linear layers are
+laid out for the CPU's own matrix product (`affine.py`) when they first run. In blocks whose
 MLP runs beside the attention, the last block's attention is not needed and not computed.
 
 Nothing here is trusted: `checked_forward` compares with the bridge's own hook when a model is loaded. Where they
@@ -21,6 +22,8 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+
+from jacobian_core.model.affine import pack_linear_layers
 
 log = logging.getLogger(__name__)
 
@@ -89,6 +92,7 @@ def checked_forward(plain: PlainModule, block: Any, probe: Probe) -> Forward | N
     """
     with suppress(ValueError):  # Gemma 2 caps attention's logits, which fused attention can't: eager, without hooks
         plain.module.set_attn_implementation("sdpa")  # type: ignore[operator]
+    pack_linear_layers(plain.module)
     for build in (_ended_at_block, _ended_at_mlp):
         try:
             forward, handle = build(plain, block)

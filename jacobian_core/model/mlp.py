@@ -7,11 +7,13 @@ hidden pre-activations. `llm.py` proves at load time that it computes what the m
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from jacobian_core.model.affine import Affine
 from jacobian_core.model.neurons import Neurons
 
 
@@ -81,14 +83,21 @@ class Mlp:
         """Pre-activations of the hidden neurons."""
         return self.W_in.shape[1]
 
+    @cached_property
+    def _into(self) -> Affine:
+        return Affine.of(self.W_in.T, self.b_in)
+
+    @cached_property
+    def _out_of(self) -> Affine:
+        return Affine.of(self.W_out.T, self.b_out)
+
     def hidden(self, x: Float[Tensor, "*tokens d_in"]) -> Float[Tensor, "*tokens d_state"]:
         """Pre-activations z of the hidden neurons."""
-        return torch.addmm(self.b_in, x.reshape(-1, self.d_in), self.W_in).reshape(*x.shape[:-1], self.d_state)
+        return self._into(x)
 
     def before_norm(self, z: Float[Tensor, "*tokens d_state"]) -> Float[Tensor, "*tokens d_out"]:
         """The output before the norm, from the hidden pre-activations."""
-        h = self.neurons.values(z).reshape(-1, self.d_mlp)
-        return torch.addmm(self.b_out, h, self.W_out).reshape(*z.shape[:-1], self.d_out)
+        return self._out_of(self.neurons.values(z))
 
     def output(self, z: Float[Tensor, "*tokens d_state"]) -> Float[Tensor, "*tokens d_out"]:
         """The MLP's output from its hidden pre-activations."""

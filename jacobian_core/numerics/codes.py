@@ -19,7 +19,7 @@ class Codes:
 
     `index` ascends along k. `active` is selected and > 0; elsewhere `value` and `margin` are 0. `margin` is how far the
     pre-activation can fall before the latent stops being active: to 0, to its threshold, or to the best latent that was
-    not selected. Where tokens have different numbers of latents, short rows end in the last latent, not active.
+    not selected. Where tokens have different numbers of active latents, short rows end in the last latent, not active.
     """
 
     index: Int64[Tensor, "tokens k"]
@@ -38,13 +38,9 @@ class Codes:
 
 @dataclass(frozen=True)
 class TopK:
-    """The `k` largest pre-activations of a token, then ReLU."""
+    """The `k` largest pre-activations of a token, then ReLU; `search.py` finds them."""
 
     k: int
-
-    def select(self, pre: Float[Tensor, "tokens n"]) -> Codes:
-        """The selected latents of each token."""
-        return select_top_k(pre, self.k)
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> TopK:
         """Itself: there is nothing to move."""
@@ -58,10 +54,6 @@ class Threshold:
 
     threshold: Float[Tensor, "n"]
 
-    def select(self, pre: Float[Tensor, "tokens n"]) -> Codes:
-        """The selected latents of each token."""
-        return select_above(pre, self.threshold)
-
     def to(self, device: torch.device | str, dtype: torch.dtype) -> Threshold:
         """The same thresholds on another device or in another precision."""
         return Threshold(self.threshold.to(device=device, dtype=dtype))
@@ -70,27 +62,29 @@ class Threshold:
 Selection = TopK | Threshold
 
 
-def select_top_k(pre: Float[Tensor, "tokens n"], k: int) -> Codes:
-    """The k largest pre-activations of each token, then ReLU; of equal ones at the boundary, the lower latent is taken.
+def select_top_k(
+    scores: Float[Tensor, "tokens c"], k: int, latents: Int64[Tensor, "tokens c"], n: int
+) -> tuple[Codes, Float[Tensor, "tokens"]]:
+    """The k largest scores of each token, then ReLU; of equal ones at the boundary, the lower latent is taken.
 
-    `torch.topk` leaves the choice among equals open. The rows in which the boundary is tied, which are rare, are
-    selected again by a stable sort, so that the same input gives the same codes on every machine.
+    `latents` ascends along c; there are `n` in all. Also returns the best score that was not selected, minus infinity
+    where all were. Scores are numbers, or minus infinity where a row has none.
     """
-    n = pre.shape[1]
-    wanted = min(k + 1, n)
-    top = torch.topk(pre, wanted, dim=1)
-    index, value = top.indices[:, :k], top.values[:, :k]
-    boundary = top.values[:, k] if n > k else torch.zeros_like(value[:, 0])
-    if n > k:
-        tied = (value[:, -1] == boundary) & (boundary > 0)
-        if bool(tied.any()):
-            stable = torch.sort(pre[tied], dim=1, descending=True, stable=True)
-            index, value = index.clone(), value.clone()
-            index[tied], value[tied] = stable.indices[:, :k], stable.values[:, :k]
-    index, order = torch.sort(index, dim=1)
-    value = torch.relu(torch.gather(value, 1, order))
+    tokens, c = scores.shape
+    top = torch.topk(scores, min(k + 1, c), dim=1).values
+    last = top[:, k - 1 : k]
+    boundary = top[:, k] if c > k else scores.new_full((tokens,), -torch.inf)
+    # `torch.topk` leaves the choice among equals open; here the first of them are kept.
+    above, tied = scores > last, scores == last
+    keep = above | (tied & (tied.cumsum(1) <= k - above.sum(1, keepdim=True)))
+    slot = torch.nonzero(keep)[:, 1].view(tokens, k)
+    index, value = latents.gather(1, slot), torch.relu(scores.gather(1, slot))
+    if bool((value <= 0).any()):
+        index = torch.where(value > 0, index, n - 1)
+        index, order = torch.sort(index, dim=1, stable=True)
+        value = value.gather(1, order)
     margin = torch.where(value > 0, value - torch.relu(boundary)[:, None], 0)
-    return Codes(index, value, margin)
+    return Codes(index, value, margin), boundary
 
 
 def select_above(pre: Float[Tensor, "tokens n"], threshold: Float[Tensor, "n"]) -> Codes:

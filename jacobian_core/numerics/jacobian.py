@@ -23,6 +23,7 @@ from jacobian_core.model.mlp import Mlp
 from jacobian_core.numerics.device import DeviceProducts
 from jacobian_core.numerics.precision import Precision, kept, operand
 from jacobian_core.numerics.sae import Dictionary
+from jacobian_core.numerics.scratch import scratch
 from jacobian_core.numerics.state import NormState, SandwichState
 
 CPU_CACHE_BYTES = 2 << 20
@@ -98,6 +99,8 @@ class JacobianKernel:
 
     def selected_rows(self, state: SandwichState, part: slice) -> Float[Tensor, "tokens k_out d_mlp"]:
         """How each selected output latent of some tokens reads a change of the hidden neurons."""
+        if state.norm is None:
+            return _gathered("rows of E", self.E, state.outputs.index[part])
         tokens = torch.arange(*part.indices(len(state.z)), device=state.z.device)
         return self.rows(state, tokens[:, None], state.outputs.index[part])
 
@@ -125,7 +128,7 @@ class JacobianKernel:
 
     def _directions(self, state: SandwichState, part: slice) -> Float[Tensor, "tokens k_in d_state"]:
         """A copy of the selected rows of D, as the precision keeps them."""
-        return kept(self.D[state.inputs.index[part]], self.precision)
+        return kept(_gathered("rows of D", self.D, state.inputs.index[part]), self.precision)
 
     def _product(
         self,
@@ -178,3 +181,12 @@ class JacobianKernel:
         budget = CPU_CACHE_BYTES if self.E.device.type == "cpu" else GPU_CACHE_BYTES
         step = max(1, budget // (floats * self.E.element_size()))
         return [slice(start, min(start + step, tokens)) for start in range(0, tokens, step)]
+
+
+def _gathered(
+    name: str, weights: Float[Tensor, "n width"], index: Int64[Tensor, "tokens k"]
+) -> Float[Tensor, "tokens k width"]:
+    """The rows of some latents, in a buffer that the next gathering of that name overwrites."""
+    rows = scratch(name, (index.numel(), weights.shape[1]), weights)
+    torch.index_select(weights, 0, index.reshape(-1), out=rows)
+    return rows.view(*index.shape, -1)

@@ -14,7 +14,8 @@ sae_lens holds fixed when it decodes; so do we, and the code moves the MLP's inp
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Literal, get_args
 
 import torch
@@ -22,7 +23,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from jacobian_core.errors import ArtifactError
-from jacobian_core.numerics.codes import Codes, Selection, Threshold, TopK
+from jacobian_core.numerics.codes import Codes, Selection, Threshold, TopK, select_above
+from jacobian_core.numerics.search import TopKSearch
 
 InputNorm = Literal["none", "layer_norm", "constant_norm_rescale"]
 LAYER_NORM_EPS = 1e-5
@@ -38,7 +40,11 @@ class TokenNorm:
 
 @dataclass(frozen=True)
 class Dictionary:
-    """An SAE as `value = select(x W_enc + b_enc)`, `x^ = value W_dec + b_dec`, around an optional activation norm."""
+    """An SAE as `value = select(x W_enc + b_enc)`, `x^ = value W_dec + b_dec`, around an optional activation norm.
+
+    `search_dtype` is the precision in which the top k are looked for, None being the SAE's own: it changes how long
+    encoding takes, never a code.
+    """
 
     W_enc: Float[Tensor, "d n"]
     b_enc: Float[Tensor, "n"]
@@ -46,6 +52,7 @@ class Dictionary:
     b_dec: Float[Tensor, "d"]
     selection: Selection
     norm: InputNorm = "none"
+    search_dtype: torch.dtype | None = None
 
     @property
     def latents(self) -> int:
@@ -58,7 +65,20 @@ class Dictionary:
 
     def encode(self, x: Float[Tensor, "tokens d"]) -> Codes:
         """The codes of `x`, normalised already."""
-        return self.selection.select(self.preactivations(x))
+        if isinstance(self.selection, Threshold):
+            return select_above(self.preactivations(x), self.selection.threshold)
+        return self.search.encode(x)
+
+    @cached_property
+    def search(self) -> TopKSearch:
+        """What finds the top k of this encoder; made when it is first wanted."""
+        if not isinstance(self.selection, TopK):
+            raise TypeError("only a TopK selection is searched for")
+        return TopKSearch(self.W_enc, self.b_enc, self.selection.k, self.search_dtype)
+
+    def searched_in(self, dtype: torch.dtype) -> Dictionary:
+        """The same SAE, its top k looked for in another precision."""
+        return replace(self, search_dtype=dtype)
 
     def normalise(self, x: Float[Tensor, "tokens d"]) -> tuple[Float[Tensor, "tokens d"], TokenNorm | None]:
         """What the encoder reads of `x`, and how to undo it; sae_lens's run-time activation norms."""

@@ -37,6 +37,7 @@ from jacobian_core.numerics.sae import fold_sae
 from jacobian_core.numerics.sandwich import Sandwich
 from jacobian_core.numerics.transcoder import TranscoderKernel, fold_transcoder
 from jacobian_core.work.compute import BlockComputer, StageSeconds
+from jacobian_core.work.crew import Crew
 from jacobian_core.work.transcoders import TranscoderComputer
 
 if TYPE_CHECKING:
@@ -131,6 +132,7 @@ def _load(run: RunRef, device: str) -> Worker:
         vocabulary=pa.array(_texts(tokenizer, int(model.bridge.cfg.d_vocab))),
         forward_batch_tokens=config.compute.forward_batch_tokens,
         chunk_tokens=config.compute.chunk_tokens,
+        crew=Crew(torch.get_num_threads() if device == "cpu" else 1),
         collector=collector,
     )
     return Worker(computer, tokenizer)
@@ -222,4 +224,7 @@ def compute_and_publish(run: RunRef, block_id: str) -> BlockMarker:
             for name, table in tables.items():
                 writer.write(name, table)
             clock.done("write")
-        return writer.publish(clock.seconds, fit.figures)
+        clock.resume()
+        writer.finish()
+        clock.done("write")
+        return writer.publish(clock.of_wall(), fit.figures)

@@ -1,0 +1,78 @@
+"""A few threads that work through a list, with one core each, while the caller uses the results in order.
+
+torch releases the interpreter's lock while it computes. Splitting every operation over all cores makes each wait for the
+slowest at every step; handing out whole chunks does not, and as every operation then runs on one thread, results do not
+depend on how many cores there are. While the caller encodes and writes one chunk, the next ones are computed.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TypeVar
+
+import torch
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class _OneThreadEach:
+    """torch's threads of an operation set to 1 while any crew is at work in this process, and then back.
+
+    The setting is one of each thread, but for MKL, where it is the process's.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._users, self._before = threading.Lock(), 0, 1
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        with self._lock:
+            if self._users == 0:
+                self._before = torch.get_num_threads()
+            self._users += 1
+            torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._users -= 1
+                if self._users == 0:
+                    torch.set_num_threads(self._before)
+
+
+_one_thread_each = _OneThreadEach()
+
+
+class Crew:
+    """`size` threads; on a GPU one is enough, which keeps the device busy while the caller writes."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self._pool = ThreadPoolExecutor(size, "crew", initializer=torch.set_num_threads, initargs=(1,))
+
+    def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+        """`function` of every item, in the order of the items; at most `size + 1` results are computed in advance.
+
+        The first error is raised where its result would have come; what was begun is then waited for and forgotten.
+        """
+        waiting: deque[Future[Result]] = deque()
+        left = iter(items)
+        with _one_thread_each():
+            try:
+                for item in left:
+                    waiting.append(self._pool.submit(torch.no_grad()(function), item))
+                    if len(waiting) > self.size:
+                        yield waiting.popleft().result()
+                while waiting:
+                    yield waiting.popleft().result()
+            finally:
+                for future in waiting:
+                    future.cancel()
+                for future in waiting:
+                    if not future.cancelled():
+                        future.exception()
