@@ -282,12 +282,18 @@ class ComputeConfig(Group):
     """How the work is done; changes speed, not which data is asked for."""
 
     device: str = Field(default="auto", description="'auto', 'cpu', 'cuda' or 'cuda:N'")
-    threads: int | None = Field(default=None, ge=1, description="CPU threads of torch; null: all cores")
+    threads: int | None = Field(
+        default=None, ge=1, description="CPU threads, each of which works on chunks of its own; null: all cores"
+    )
+    encoder: Literal["auto", "exact", "bfloat16"] = Field(
+        default="auto",
+        description="in which precision a TopK encoder looks for candidates: 'exact', the SAE's own; 'bfloat16'; "
+        "'auto', the quicker one here; the codes are the same, bit by bit, as scores of the SAE's precision decide",
+    )
     forward_batch_tokens: int = Field(
         default=2048, ge=1, description="padded positions of one forward pass through the language model"
     )
     chunk_tokens: int = Field(default=512, ge=1, description="tokens encoded at once; their codes are dense meanwhile")
-
     cost_per_hour: float | None = Field(
         default=None, ge=0, allow_inf_nan=False, description="price of an hour of one worker, in any currency; reported"
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Float
@@ -74,6 +74,24 @@ class BlockFit:
         fvu = fvu_of(sample)
         if math.isfinite(fvu.fvu_in) and math.isfinite(fvu.fvu_out):
             self.figures = {"fvu_in": fvu.fvu_in, "fvu_out": fvu.fvu_out, "fvu_tokens": fvu.tokens}
+
+
+def refuse_wrong_search(sandwich: Sandwich, x: Float[Tensor, "tokens d_in"]) -> None:
+    """ModelError if a low precision finds other codes than the SAEs' own does; it can't, unless a product is wrong."""
+    sides = {"inputs": sandwich.inputs, "outputs": sandwich.outputs}
+    if all(dictionary.search_dtype in (None, dictionary.W_enc.dtype) for dictionary in sides.values()):
+        return
+    exact = replace(
+        sandwich, inputs=sandwich.inputs.searched_in("exact"), outputs=sandwich.outputs.searched_in("exact")
+    )
+    found, expected = sandwich.state(x), exact.state(x)
+    for side in sides:
+        quick, slow = getattr(found, side), getattr(expected, side)
+        if not (torch.equal(quick.index, slow.index) and torch.equal(quick.value, slow.value)):
+            raise ModelError(
+                f"the SAE of the {side} gives other codes if its candidates are found in bfloat16.",
+                "This machine's bfloat16 products are not what they should be: set compute.encoder to 'exact'.",
+            )
 
 
 def refuse_bad_fit(fvu: Fvu, limits: QualityConfig, mlp_input: str) -> None:

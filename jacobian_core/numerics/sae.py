@@ -24,10 +24,12 @@ from torch import Tensor
 
 from jacobian_core.errors import ArtifactError
 from jacobian_core.numerics.codes import Codes, Selection, Threshold, TopK, select_above
-from jacobian_core.numerics.search import TopKSearch
+from jacobian_core.numerics.search import TopKSearch, quickest_dtype
 
 InputNorm = Literal["none", "layer_norm", "constant_norm_rescale"]
 LAYER_NORM_EPS = 1e-5
+
+SearchPrecision = Literal["auto", "exact", "bfloat16"]
 
 
 @dataclass(frozen=True)
@@ -76,9 +78,11 @@ class Dictionary:
             raise TypeError("only a TopK selection is searched for")
         return TopKSearch(self.W_enc, self.b_enc, self.selection.k, self.search_dtype)
 
-    def searched_in(self, dtype: torch.dtype) -> Dictionary:
-        """The same SAE, its top k looked for in another precision."""
-        return replace(self, search_dtype=dtype)
+    def searched_in(self, precision: SearchPrecision) -> Dictionary:
+        """The same SAE, its top k looked for in its own precision, in bfloat16, or in the quicker one of the two."""
+        if not isinstance(self.selection, TopK) or precision == "exact":
+            return replace(self, search_dtype=None)
+        return replace(self, search_dtype=torch.bfloat16 if precision == "bfloat16" else quickest_dtype(self.W_enc))
 
     def normalise(self, x: Float[Tensor, "tokens d"]) -> tuple[Float[Tensor, "tokens d"], TokenNorm | None]:
         """What the encoder reads of `x`, and how to undo it; sae_lens's run-time activation norms."""

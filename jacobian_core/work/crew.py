@@ -1,8 +1,8 @@
 """A few threads that work through a list, with one core each, while the caller uses the results in order.
 
-torch releases the interpreter's lock while it computes. Splitting every operation over all cores makes each wait for the
-slowest at every step; handing out whole chunks does not, and as every operation then runs on one thread, results do not
-depend on how many cores there are. While the caller encodes and writes one chunk, the next ones are computed.
+torch releases the interpreter's lock while it computes. Splitting every operation over all cores makes each wait for
+the slowest at every step; handing out whole chunks does not, and as every operation then runs on one thread, results
+do not depend on how many cores there are. While the caller encodes and writes one chunk, the next ones are computed.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ from jacobian_core.lake.manifest import BlockMarker
 from jacobian_core.lake.publish import BlockWriter
 from jacobian_core.model.activations import block_activations
 from jacobian_core.model.llm import load_language_model
-from jacobian_core.model.quality import BlockFit, Fvu, measure_fvu
+from jacobian_core.model.quality import BlockFit, Fvu, measure_fvu, refuse_wrong_search
 from jacobian_core.numerics.collect import Collector, HostCollector
 from jacobian_core.numerics.precision import exact_products
 from jacobian_core.numerics.sae import fold_sae
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _PROOF_POSITIONS = 64
+_PROOF_TOKENS = 256
 
 
 @dataclass(frozen=True)
@@ -111,9 +112,9 @@ def _load(run: RunRef, device: str) -> Worker:
     model = load_language_model(config.model, run.layer, device, weights)
     check_pair_fits(pair, model.mlp.d_in, model.mlp.d_out, model.bridge.cfg.n_layers)
     sandwich = Sandwich.build(
-        fold_sae(pair.input, device, model.dtype),
+        fold_sae(pair.input, device, model.dtype).searched_in(config.compute.encoder),
         model.mlp,
-        fold_sae(pair.output, device, model.dtype),
+        fold_sae(pair.output, device, model.dtype).searched_in(config.compute.encoder),
         config.jacobian.evaluate_at,
         config.jacobian.precision,
     )
@@ -179,6 +180,7 @@ def measure_quality(run: RunRef) -> tuple[Fvu, float]:
     x = torch.cat(taken)
     if isinstance(computer, TranscoderComputer):
         return computer.fvu(x), mlp_error
+    refuse_wrong_search(computer.sandwich, x[:_PROOF_TOKENS])
     return measure_fvu(computer.sandwich.inputs, *computer.sandwich.true_output, x), mlp_error
 
 

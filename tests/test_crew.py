@@ -1,0 +1,66 @@
+"""A crew gives what a loop gives, in order, raises what was raised, and leaves torch's threads as they were."""
+
+import threading
+import time
+
+import pytest
+import torch
+
+from jacobian_core.work.crew import Crew
+
+
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_results_in_order(size: int) -> None:
+    def work(number: int) -> int:
+        time.sleep(0.01 * (number % 3 == 0))
+        return number * number
+
+    assert list(Crew(size).map(work, range(20))) == [number * number for number in range(20)]
+
+
+def test_few_results_are_held() -> None:
+    begun: list[int] = []
+    results = Crew(2).map(lambda number: begun.append(number), range(50))
+    next(results)
+    time.sleep(0.05)
+    assert len(begun) <= 4
+    assert len(list(results)) == 49
+    assert sorted(begun) == list(range(50))
+
+
+def test_an_error_comes_in_its_turn_and_nothing_runs_on() -> None:
+    begun: list[int] = []
+
+    def work(number: int) -> int:
+        begun.append(number)
+        if number == 3:
+            raise ValueError("three")
+        return number
+
+    seen = []
+    with pytest.raises(ValueError, match="three"):
+        for result in Crew(2).map(work, range(100)):
+            seen.append(result)
+    assert seen == [0, 1, 2]
+    assert len(begun) < 10
+
+
+def test_each_thread_computes_alone_and_the_setting_comes_back() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        threads = list(Crew(2).map(lambda _: (torch.get_num_threads(), torch.is_grad_enabled()), range(6)))
+        assert set(threads) == {(1, False)}
+        assert torch.get_num_threads() == 3
+        unfinished = Crew(2).map(lambda number: number, range(6))
+        next(unfinished)
+        assert torch.get_num_threads() == 1
+        unfinished.close()
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_work_is_done_beside_the_caller() -> None:
+    names = set(Crew(2).map(lambda _: threading.current_thread().name, range(8)))
+    assert threading.current_thread().name not in names
