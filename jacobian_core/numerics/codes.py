@@ -80,9 +80,8 @@ def select_top_k(
     slot = torch.nonzero(keep)[:, 1].view(tokens, k)
     index, value = latents.gather(1, slot), torch.relu(scores.gather(1, slot))
     if bool((value <= 0).any()):
-        index = torch.where(value > 0, index, n - 1)
-        index, order = torch.sort(index, dim=1, stable=True)
-        value = value.gather(1, order)
+        index, order = torch.sort(torch.where(value > 0, index, n), dim=1, stable=True)
+        index, value = index.clamp(max=n - 1), value.gather(1, order)
     margin = torch.where(value > 0, value - torch.relu(boundary)[:, None], 0)
     return Codes(index, value, margin), boundary
 

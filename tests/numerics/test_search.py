@@ -43,7 +43,8 @@ def check(W: Tensor, b: Tensor, k: int, x: Tensor) -> None:
 
 
 @pytest.mark.parametrize(
-    ("d", "n", "k", "tokens"), [(64, 2000, 32, 40), (33, 1111, 7, 9), (512, 700, 1, 3), (1, 300, 5, 20), (16, 20, 20, 4)]
+    ("d", "n", "k", "tokens"),
+    [(64, 2000, 32, 40), (33, 1111, 7, 9), (512, 700, 1, 3), (1, 300, 5, 20), (16, 20, 20, 4)],
 )
 def test_shapes(d: int, n: int, k: int, tokens: int) -> None:
     W, b = encoder(d, d, n)
@@ -161,7 +162,9 @@ class TestTheComparisonNotices:
 
     def test_a_machine_with_wrong_products_is_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
         exact = to_float32(random_sandwich(d_in=16, d_mlp=32, d_out=16, n=(900, 800)))
-        quick = replace(exact, inputs=exact.inputs.searched_in("bfloat16"), outputs=exact.outputs.searched_in("bfloat16"))
+        quick = replace(
+            exact, inputs=exact.inputs.searched_in("bfloat16"), outputs=exact.outputs.searched_in("bfloat16")
+        )
         x = torch.randn(20, 16, generator=torch.Generator().manual_seed(1))
         refuse_wrong_search(quick, x)
         refuse_wrong_search(exact, x)
