@@ -83,10 +83,14 @@ def published(sandwich: Sandwich, x: Tensor) -> Tensor:
     return torch.einsum("tih,th,tjh->tij", E, sandwich.mlp.neurons.slopes(z), D)
 
 
-def ours(sandwich: Sandwich, x: Tensor) -> Tensor:
-    """The run's own path from MLP inputs to J."""
-    state = sandwich.state(x)
-    return sandwich.kernel.first(state)
+def ours(computer: BlockComputer, x: Tensor) -> list[Tensor]:
+    """The run's own path from MLP inputs to J: each thread of the crew on a part of the tokens."""
+    sandwich = computer.sandwich
+
+    def jacobian(part: Tensor) -> Tensor:
+        return sandwich.kernel.first(sandwich.state(part))
+
+    return list(computer.crew.map(jacobian, x.chunk(computer.crew.size)))
 
 
 def published_run(computer: BlockComputer, block: TokenBlock, folder: Path) -> int:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from benchmarks.contenders import notebook, ours, published, published_run, torch_func
-from benchmarks.measure import Timing, gemm_flops, gemm_rate, interleaved
+from benchmarks.measure import Timing, gemm_flops, gemm_rate, interleaved, packed_gemm_rate
 from benchmarks.shapes import Shape, make_config
 from jacobian_core import pipeline
 from jacobian_core.corpus.blocks import TokenBlock
 from jacobian_core.corpus.staging import load_block
 from jacobian_core.lake.layout import Lake
 from jacobian_core.model.activations import block_activations
+from jacobian_core.work.compute import BlockComputer, StageSeconds
 from jacobian_core.work.worker import Worker, worker_for
 
 NOTEBOOK_TOKENS, FUNC_TOKENS, CHUNK_TOKENS = 3, 16, 512
@@ -55,13 +57,15 @@ def _methods(worker: Worker, block: TokenBlock, turns: int) -> dict[str, float]:
     x = block_activations(computer.model, block, computer.forward_batch_tokens)[:CHUNK_TOKENS]
     sandwich = computer.sandwich
     sizes = {"notebook": NOTEBOOK_TOKENS, "torch_func": FUNC_TOKENS, "published": len(x), "ours": len(x)}
-    methods = {"notebook": notebook, "torch_func": torch_func, "published": published, "ours": ours}
+    methods = {"notebook": notebook, "torch_func": torch_func, "published": published}
 
     def caller(name: str):  # type: ignore[no-untyped-def]
+        if name == "ours":
+            return lambda: ours(computer, x)
         return lambda: methods[name](sandwich, x[: sizes[name]])
 
     with torch.no_grad():
-        timings = interleaved({name: caller(name) for name in methods if name != "notebook"}, turns)
+        timings = interleaved({name: caller(name) for name in sizes if name != "notebook"}, turns)
     timings |= interleaved({"notebook": caller("notebook")}, max(1, turns // 2))
     return {f"us_per_token_{name}": 1e6 * t.median / sizes[name] for name, t in timings.items()}
 
@@ -87,30 +91,49 @@ def _end_to_end(worker: Worker, run: pipeline.RunRef, blocks: list[str], folder:
         for stage, seconds in result.seconds.items():
             stages.setdefault(stage, []).append(seconds)
 
+    computer = worker.computer
+    exact = replace(
+        computer.sandwich,
+        inputs=computer.sandwich.inputs.searched_in("exact"),
+        outputs=computer.sandwich.outputs.searched_in("exact"),
+    )
     with torch.no_grad():
         timings = interleaved(
             {
                 "ours_run": ours_once,
-                "published_run": lambda: published_run(worker.computer, block, folder),
+                "ours_compute": lambda: _computed(computer, block),
+                "ours_compute_float32": lambda: _computed(replace(computer, sandwich=exact), block),
+                "published_run": lambda: published_run(computer, block, folder),
                 "gemm": gemm_rate(),
+                "packed_gemm": packed_gemm_rate(),
             },
             turns,
         )
     wall = timings["ours_run"].median
-    written = Timing(tuple(stages["write"])).median
+    busy = {stage: Timing(tuple(seconds)).median for stage, seconds in stages.items()}
+    search = computer.sandwich.outputs.search
     entries_bytes = lake.marker(run.run_id, block_id).parts["jacobian_entries"].bytes  # type: ignore[union-attr]
     return {
         **{
             f"us_per_token_{name}": 1e6 * timings[name].median / block.analysed
-            for name in ("ours_run", "published_run")
+            for name in ("ours_run", "ours_compute", "ours_compute_float32", "published_run")
         },
-        **{f"us_per_token_stage_{s}": 1e6 * Timing(tuple(v)).median / block.analysed for s, v in stages.items()},
-        "write_share_of_wall": written / wall,
+        **{f"us_per_token_stage_{stage}": 1e6 * seconds / block.analysed for stage, seconds in busy.items()},
+        "write_share_of_wall": 1 - timings["ours_compute"].median / wall,
+        "write_share_of_busy_time": busy["write"] / sum(busy.values()),
+        "share_of_widened_searches": search.widened / max(1, search.rows),
         "bytes_per_entry": entries_bytes / entries,
         "gemm_gflops": gemm_flops() / timings["gemm"].median / 1e9,
+        "packed_gemm_gflops": gemm_flops() / timings["packed_gemm"].median / 1e9,
         "mean_row_tokens": block.analysed / (len(block.row_offsets) - 1),
         "spread_ours_run": timings["ours_run"].spread,
     }
+
+
+def _computed(computer: BlockComputer, block: TokenBlock) -> None:
+    """The compute path: a block's tables, made and thrown away."""
+    for _ in computer.compute(block, StageSeconds()):
+        pass
 
 
 def _bound(shape: Shape, figures: dict[str, float]) -> dict[str, float]:
@@ -120,7 +143,13 @@ def _bound(shape: Shape, figures: dict[str, float]) -> dict[str, float]:
     per_token_notebook = figures["us_per_token_notebook"]
     return {
         "gemm_bound_us_per_token": bound,
-        "fraction_of_gemm_bound": bound / figures["us_per_token_ours_run"],
+        "fraction_of_gemm_bound": bound / figures["us_per_token_ours_compute"],
+        "fraction_of_gemm_bound_float32": bound / figures["us_per_token_ours_compute_float32"],
+        "fraction_of_gemm_bound_end_to_end": bound / figures["us_per_token_ours_run"],
+        "fraction_of_packed_gemm_bound": flops
+        / figures["packed_gemm_gflops"]
+        / 1e3
+        / figures["us_per_token_ours_compute"],
         "speedup_vs_notebook": per_token_notebook / figures["us_per_token_ours_run"],
         "speedup_vs_torch_func": figures["us_per_token_torch_func"] / figures["us_per_token_ours"],
         "speedup_vs_published_jacobian": figures["us_per_token_published"] / figures["us_per_token_ours"],

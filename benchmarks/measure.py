@@ -54,6 +54,14 @@ def gemm_rate(rows: int = 2048, inner: int = 512, columns: int = 2048) -> Callab
     return lambda: [left @ right for _ in range(8)]
 
 
+def packed_gemm_rate(rows: int = 2048, inner: int = 512, columns: int = 2048) -> Callable[[], object]:
+    """The same product by the library that our own affine maps use, on all cores; `gemm_flops` holds for it too."""
+    from jacobian_core.model.affine import Affine
+
+    left, right = torch.randn(rows, inner), Affine.of(torch.randn(columns, inner), None)
+    return lambda: [right(left) for _ in range(8)]
+
+
 def gemm_flops(rows: int = 2048, inner: int = 512, columns: int = 2048) -> float:
     """Floating-point operations of one call of `gemm_rate`."""
     return 8 * 2.0 * rows * inner * columns

@@ -35,6 +35,7 @@ class Benchmark:
 
 SUITE: tuple[Benchmark, ...] = (
     Benchmark("jacobians", "benchmarks.shapes_in_turn", quick=True),
+    Benchmark("experiments", "benchmarks.experiments", quick=True),
     Benchmark("sql", "benchmarks.sql_at_scale", quick=True),
     Benchmark("growth", "benchmarks.growth", quick=True),
     Benchmark("paper", "benchmarks.paper", quick=False),
@@ -49,7 +50,7 @@ HEADLINES: dict[str, tuple[str, str]] = {
     )
 } | {"sql_100m_seconds": ("sql_100m", "seconds"), "sql_100m_peak_bytes": ("sql_100m", "peak_bytes")} | {
     name: ("growth", name) for name in ("rss_growth_10k_to_200k", "rate_200k_over_10k")
-}  # fmt: skip
+} | {name: ("experiments", name) for name in ("speedup_interventions", "speedup_all_inputs")}  # fmt: skip
 """The ratios that goals are set for: the section and figure that each is."""
 
 

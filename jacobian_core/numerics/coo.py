@@ -14,6 +14,8 @@ from torch import Tensor
 
 from jacobian_core.numerics.codes import Codes
 
+_SUMMED_AT_ONCE = 1 << 16
+
 
 @dataclass(frozen=True)
 class Entries:
@@ -65,24 +67,56 @@ def to_entries(
     tokens, k_out, k_in = J.shape
     active = (out.active[:, :, None] & in_.active[:, None, :]).reshape(tokens, -1)
     flat = J.reshape(tokens, -1)
-    magnitude = torch.where(active, flat, 0).abs()
-    exact = magnitude.double()
-    abs_sum = exact.sum(1)
+    magnitude = flat.abs() if bool(active.all()) else torch.where(active, flat, 0).abs_()
+    abs_sum, sq_sum = _sums(magnitude)
     if not bool(torch.isfinite(abs_sum).all()):
         raise FloatingPointError("a Jacobian entry is not finite")
     keep = active & (magnitude >= thresholds.min_abs) if thresholds.min_abs > 0 else active
     if thresholds.top is not None:
         keep = _largest(magnitude, keep, thresholds.top)
-    token, pair = torch.nonzero(keep, as_tuple=True)
+    whole = bool(keep.all())
+    out_latent, in_latent = _every_pair(out, in_) if whole else _kept_pairs(keep, out, in_)
     return Entries(
-        out_latent=out.index[token, pair // k_in],
-        in_latent=in_.index[token, pair % k_in],
-        value=flat[keep],
-        second_derivative=None if K is None else K.reshape(tokens, -1)[keep],
+        out_latent=out_latent,
+        in_latent=in_latent,
+        value=flat.flatten() if whole else flat[keep],
+        second_derivative=None if K is None else K.flatten() if whole else K.reshape(tokens, -1)[keep],
         total=active.sum(1),
         stored=keep.sum(1),
         abs_sum_total=abs_sum,
-        abs_sum_stored=torch.where(keep, exact, 0).sum(1),
-        sq_sum_total=exact.square().sum(1),
+        abs_sum_stored=abs_sum if keep is active else _sums(torch.where(keep, magnitude, 0))[0],
+        sq_sum_total=sq_sum,
         abs_max=magnitude.amax(1) if k_out * k_in else magnitude.new_zeros(tokens),
     )
+
+
+def _sums(magnitude: Float[Tensor, "tokens pairs"]) -> tuple[Float[Tensor, "tokens"], Float[Tensor, "tokens"]]:
+    """Sums of |J| and of J^2 of each token in float64, some tokens at a time, in the cache."""
+    tokens, pairs = magnitude.shape
+    total, squares = (magnitude.new_empty(tokens, dtype=torch.float64) for _ in range(2))
+    step = max(1, _SUMMED_AT_ONCE // max(1, pairs))
+    for start in range(0, tokens, step):
+        part = slice(start, start + step)
+        exact = magnitude[part].double()
+        torch.sum(exact, 1, out=total[part])
+        torch.sum(exact.square(), 1, out=squares[part])
+    return total, squares
+
+
+_Pairs = tuple[Int[Tensor, "entries"], Int[Tensor, "entries"]]
+"""Output latent and input latent of each entry."""
+
+
+def _every_pair(out: Codes, in_: Codes) -> _Pairs:
+    """All pairs of selected latents, which is the usual case, without looking for any."""
+    tokens, k_out = out.index.shape
+    shape = (tokens, k_out, in_.index.shape[1])
+    out_latent, in_latent = (codes.index.to(torch.int32) for codes in (out, in_))
+    return out_latent[:, :, None].expand(shape).reshape(-1), in_latent[:, None, :].expand(shape).reshape(-1)
+
+
+def _kept_pairs(keep: Bool[Tensor, "tokens pairs"], out: Codes, in_: Codes) -> _Pairs:
+    """The pairs that are kept."""
+    token, pair = torch.nonzero(keep, as_tuple=True)
+    k_in = in_.index.shape[1]
+    return out.index[token, pair // k_in].to(torch.int32), in_.index[token, pair % k_in].to(torch.int32)

@@ -48,7 +48,7 @@ def compare(sandwich: Sandwich, x: Tensor, exact: Sandwich, tolerance: float) ->
         K = reference.second_derivative(function, s, out, in_)
         mine = entries.token == token
         expected_pairs = torch.cartesian_prod(out, in_).reshape(-1, 2)
-        found_pairs = torch.stack([entries.out_latent[mine], entries.in_latent[mine]], 1)
+        found_pairs = torch.stack([entries.out_latent[mine], entries.in_latent[mine]], 1).long()
         assert torch.equal(found_pairs, expected_pairs)
         for found, expected in ((entries.value, J), (entries.second_derivative, K)):
             assert found is not None
