@@ -22,6 +22,7 @@ Derivatives hold the selection fixed, as everywhere. Directions are solved for i
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -30,8 +31,9 @@ from torch import Tensor
 
 from jacobian_core.errors import ArtifactError
 from jacobian_core.model.mlp import Mlp
-from jacobian_core.numerics.codes import Codes, Selection, Threshold
+from jacobian_core.numerics.codes import Codes, Selection, Threshold, TopK, select_above
 from jacobian_core.numerics.sae import Dictionary
+from jacobian_core.numerics.search import TopKSearch
 
 FAMILIES = ("transcoder", "skip_transcoder", "jumprelu_transcoder", "jumprelu_skip_transcoder")
 """The `sae_lens` architectures that are transcoders."""
@@ -58,7 +60,14 @@ class Transcoder:
 
     def encode(self, x: Float[Tensor, "tokens d_in"]) -> Codes:
         """The codes of MLP inputs."""
-        return self.selection.select(torch.addmm(self.b_enc, x, self.W_enc))
+        if isinstance(self.selection, Threshold):
+            return select_above(torch.addmm(self.b_enc, x, self.W_enc), self.selection.threshold)
+        return self._search.encode(x)
+
+    @cached_property
+    def _search(self) -> TopKSearch:
+        assert isinstance(self.selection, TopK)  # noqa: S101  thresholds are not searched for
+        return TopKSearch(self.W_enc, self.b_enc, self.selection.k)
 
     def output(self, x: Float[Tensor, "tokens d_in"], codes: Codes) -> Float[Tensor, "tokens d_out"]:
         """What the transcoder says the MLP's output is."""

@@ -107,9 +107,11 @@ def accumulate_group(run: RunRef, group_id: str, block_ids: list[str]) -> float:
 
 def _chunks(worker: Worker, lake: Lake, run_id: str, block_id: str) -> Iterator[torch.Tensor]:
     """The activations of a block in the chunks that its entries are computed in."""
+    from jacobian_core.model.activations import block_activations
+
     computer = worker.computer
     block = load_block(lake.staged_path(run_id, block_id))
-    x = computer.activations(block, StageSeconds())
+    x = block_activations(computer.model, block, computer.forward_batch_tokens)
     for start in range(0, len(x), computer.chunk_tokens):
         yield x[start : start + computer.chunk_tokens]
 
