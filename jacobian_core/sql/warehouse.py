@@ -52,9 +52,9 @@ def connect(
     """An in-memory DuckDB with the views and macros over the lake (`runs`: over these runs only).
 
     `memory` is DuckDB's limit in its own notation, or 'auto' (see `memory_limit`); what does not fit goes to
-    `temporary_folder` (by default the system's). With `read_only`, statements reach no file but the listed parts
-    and can't change settings; that they do not COPY over a part is `reports.run_sql`'s business. Raises LakeError
-    where a part is missing or breaks its contract, and QueryError for an unknown run or a bad memory limit.
+    `temporary_folder` (by default the system's). With `read_only`, statements reach no file but the listed parts and
+    can't change settings; that they do not COPY over a part is `reports.run_sql`'s business. Raises LakeError where a
+    part is missing or breaks its contract, and QueryError for an unknown run or a bad memory limit.
     """
     return connect_states(lake, snapshots(lake, runs), memory, threads, read_only, temporary_folder)
 
