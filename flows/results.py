@@ -23,6 +23,8 @@ EXPERIMENT_REPORTS = (ANSWER, "causal_zero_test", "top_interventions", "function
 """Reports of a run in which latents were changed, the answer first."""
 DERIVATIVE_REPORTS = ("derivative_correlation", "derivative_quantiles", "latent_jacobian_correlation")
 """Reports of a run with second derivatives."""
+TRANSCODER_REPORTS = ("transcoder_fit", "transcoder_worst")
+"""Reports of a run with a transcoder."""
 _ID_CHARACTERS = 12
 _REDO = "Analyse again into a new lake, and report it if it returns."
 
@@ -84,6 +86,7 @@ def reports_of(lake: LakePath, run_id: str) -> tuple[str, ...]:
     experiments, derivatives = config.get("interventions") or {}, (config.get("jacobian") or {}).get("derivatives")
     return (
         *(EXPERIMENT_REPORTS if experiments.get("kinds") else ()),
+        *(TRANSCODER_REPORTS if (config.get("sae") or {}).get("transcoder") else ()),
         *RUN_REPORTS,
         *(DERIVATIVE_REPORTS if derivatives == "second" else ()),
     )

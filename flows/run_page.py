@@ -116,7 +116,7 @@ def _answer(tables: Mapping[str, pa.Table]) -> str:
 def _shares(threshold_fractions: pa.Table) -> str:
     """How many pairs have a large Jacobian, in a sentence."""
     rows = [row for row in threshold_fractions.to_pylist() if row["threshold"] in _ANSWER_THRESHOLDS]
-    if not rows:
+    if not rows or not rows[0]["pairs_total"]:
         return ""
     largest = ", ".join(f"{row['share_max']:.3%} above {row['threshold']:g}" for row in rows)
     means = ", ".join(f"{row['share_mean_all_tokens']:.3%} above {row['threshold']:g}" for row in rows)

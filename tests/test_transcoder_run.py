@@ -98,6 +98,21 @@ def test_with_an_output_sae(tiny: Path, tmp_path: Path) -> None:
     worst = report(config, run.run_id, "transcoder_worst", top=3)
     assert [row["rank"] for row in worst] == [1, 2, 3]
     assert worst[0]["mean_cosine"] <= worst[1]["mean_cosine"] < 0.9
+    told(config, run.run_id)
+
+
+def told(config: RunConfig, run_id: str) -> None:
+    """What a run ends with: its reports, their answer and the HTML page, all of them without complaint."""
+    from flows import results, run_page
+
+    lake = Path(config.lake.root)
+    names = results.reports_of(lake, run_id)
+    assert "transcoder_fit" in names
+    tables = results.run_reports(lake, run_id, names)
+    assert tables["transcoder_fit"].num_rows == 12
+    run_page._answer(tables)
+    results.say_reports(tables)
+    assert results.html_page(lake, [run_id]).path.is_file()
 
 
 def compare_first_token(config: RunConfig, run_id: str, transcoder: Any) -> None:
@@ -135,6 +150,7 @@ def test_alone(tiny: Path, tmp_path: Path) -> None:
     assert fit["effect_pearson"] is None
     assert -1 < fit["cosine_mean"] < 1
     assert fit["error_share"] > 0
+    told(config, run.run_id)
 
 
 @pytest.mark.parametrize(

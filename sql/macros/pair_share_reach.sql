@@ -45,7 +45,7 @@ entries AS (
 ),
 
 widths AS (
-    SELECT n_out_latents * n_in_latents AS n_pairs
+    SELECT nullif(n_out_latents * n_in_latents, 0) AS n_pairs
     FROM runs
     WHERE run_id = of_run
 ),

@@ -82,8 +82,8 @@ pairs_above AS (
         unnest(['share_of_pairs_mean_above', 'share_of_pairs_max_above']) AS statistic,
         t.threshold,
         unnest([
-            count_above(p.mean_bins, t.threshold) / (r.n_out_latents * r.n_in_latents),
-            count_above(p.max_bins, t.threshold) / (r.n_out_latents * r.n_in_latents)
+            count_above(p.mean_bins, t.threshold) / nullif(r.n_out_latents * r.n_in_latents, 0),
+            count_above(p.max_bins, t.threshold) / nullif(r.n_out_latents * r.n_in_latents, 0)
         ]) AS measured,
         unnest([i.mean_reach, i.max_reach]) AS reach
     FROM pair_bins AS p

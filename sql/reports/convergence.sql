@@ -177,14 +177,15 @@ intervals AS (
 SELECT
     c.tokens,
     c.threshold,
-    c.pairs_mean_all_tokens / (r.n_out_latents * r.n_in_latents) AS share_mean_all_tokens,
-    greatest(c.pairs_mean_all_tokens / (r.n_out_latents * r.n_in_latents) - i.mean_reach, 0 * i.mean_reach)
+    c.pairs_mean_all_tokens / nullif(r.n_out_latents * r.n_in_latents, 0) AS share_mean_all_tokens,
+    greatest(c.pairs_mean_all_tokens / nullif(r.n_out_latents * r.n_in_latents, 0) - i.mean_reach, 0 * i.mean_reach)
         AS share_mean_all_tokens_low,
-    least(c.pairs_mean_all_tokens / (r.n_out_latents * r.n_in_latents) + i.mean_reach, 1 + 0 * i.mean_reach)
+    least(c.pairs_mean_all_tokens / nullif(r.n_out_latents * r.n_in_latents, 0) + i.mean_reach, 1 + 0 * i.mean_reach)
         AS share_mean_all_tokens_high,
-    c.pairs_max / (r.n_out_latents * r.n_in_latents) AS share_max,
-    greatest(c.pairs_max / (r.n_out_latents * r.n_in_latents) - i.max_reach, 0 * i.max_reach) AS share_max_low,
-    least(c.pairs_max / (r.n_out_latents * r.n_in_latents) + i.max_reach, 1 + 0 * i.max_reach) AS share_max_high,
+    c.pairs_max / nullif(r.n_out_latents * r.n_in_latents, 0) AS share_max,
+    greatest(c.pairs_max / nullif(r.n_out_latents * r.n_in_latents, 0) - i.max_reach, 0 * i.max_reach) AS share_max_low,
+    least(c.pairs_max / nullif(r.n_out_latents * r.n_in_latents, 0) + i.max_reach, 1 + 0 * i.max_reach)
+        AS share_max_high,
     c.pairs_mean_all_tokens,
     c.pairs_max
 FROM counts AS c

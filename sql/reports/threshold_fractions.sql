@@ -77,16 +77,17 @@ intervals AS (
 
 SELECT
     c.threshold,
-    c.pairs_mean_all_tokens / (r.n_out_latents * r.n_in_latents) AS share_mean_all_tokens,
-    greatest(c.pairs_mean_all_tokens / (r.n_out_latents * r.n_in_latents) - i.mean_reach, 0 * i.mean_reach)
+    c.pairs_mean_all_tokens / nullif(r.n_out_latents * r.n_in_latents, 0) AS share_mean_all_tokens,
+    greatest(c.pairs_mean_all_tokens / nullif(r.n_out_latents * r.n_in_latents, 0) - i.mean_reach, 0 * i.mean_reach)
         AS share_mean_all_tokens_low,
-    least(c.pairs_mean_all_tokens / (r.n_out_latents * r.n_in_latents) + i.mean_reach, 1 + 0 * i.mean_reach)
+    least(c.pairs_mean_all_tokens / nullif(r.n_out_latents * r.n_in_latents, 0) + i.mean_reach, 1 + 0 * i.mean_reach)
         AS share_mean_all_tokens_high,
-    c.pairs_mean_out_active / (r.n_out_latents * r.n_in_latents) AS share_mean_out_active,
-    c.pairs_mean_coactive / (r.n_out_latents * r.n_in_latents) AS share_mean_coactive,
-    c.pairs_max / (r.n_out_latents * r.n_in_latents) AS share_max,
-    greatest(c.pairs_max / (r.n_out_latents * r.n_in_latents) - i.max_reach, 0 * i.max_reach) AS share_max_low,
-    least(c.pairs_max / (r.n_out_latents * r.n_in_latents) + i.max_reach, 1 + 0 * i.max_reach) AS share_max_high,
+    c.pairs_mean_out_active / nullif(r.n_out_latents * r.n_in_latents, 0) AS share_mean_out_active,
+    c.pairs_mean_coactive / nullif(r.n_out_latents * r.n_in_latents, 0) AS share_mean_coactive,
+    c.pairs_max / nullif(r.n_out_latents * r.n_in_latents, 0) AS share_max,
+    greatest(c.pairs_max / nullif(r.n_out_latents * r.n_in_latents, 0) - i.max_reach, 0 * i.max_reach) AS share_max_low,
+    least(c.pairs_max / nullif(r.n_out_latents * r.n_in_latents, 0) + i.max_reach, 1 + 0 * i.max_reach)
+        AS share_max_high,
     c.entries / r.tokens AS entries_per_token,
     c.entries / r.entries_total AS share_of_entries,
     c.pairs_mean_all_tokens,
