@@ -110,7 +110,7 @@ def told(config: RunConfig, run_id: str) -> None:
     assert "transcoder_fit" in names
     tables = results.run_reports(lake, run_id, names)
     assert tables["transcoder_fit"].num_rows == 12
-    run_page._answer(tables)
+    assert run_id in run_page.run_page(lake, run_id, tables)
     results.say_reports(tables)
     assert results.html_page(lake, [run_id]).path.is_file()
 
