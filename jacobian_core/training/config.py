@@ -95,7 +95,7 @@ class TrainPairConfig(BaseModel):
     )
 
     resample_every_tokens: int | None = Field(
-        default=200_000,
+        default=None,
         ge=1,
         description="after so many tokens, again and again until the rate falls, dead latents are pointed at tokens' "
         "errors; null: never",

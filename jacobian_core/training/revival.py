@@ -12,6 +12,10 @@ from jaxtyping import Bool, Float
 from jacobian_core.training.dictionary import TopKDictionary
 
 
+ENCODER_SHARE = 0.2
+"""A new encoder's length over the living ones' mean: a full one wins selections that it is no good for."""
+
+
 @torch.no_grad()
 def resample(
     dictionary: TopKDictionary,
@@ -20,18 +24,19 @@ def resample(
     x: Float[torch.Tensor, "tokens d"],
     seed: int,
 ) -> int:
-    """Point the dead latents at errors of tokens `x`; returns how many there were."""
+    """Point the dead latents at errors of tokens `x`; returns how many. Where all are dead none is moved."""
     latents = dead.nonzero().flatten()
     residual = x - dictionary.decode(dictionary.encode(x))
     chance = residual.square().sum(-1)
-    if len(latents) == 0 or not bool(chance.sum() > 0):
+    if len(latents) in (0, len(dead)) or not bool(chance.sum() > 0):
         return 0
     generator = torch.Generator(x.device).manual_seed(seed)
     tokens = torch.multinomial(chance, len(latents), replacement=True, generator=generator)
     directions = torch.nn.functional.normalize(residual[tokens], dim=1)
+    encoders = ENCODER_SHARE * dictionary.W_enc[:, ~dead].norm(dim=0).mean() * directions
     dictionary.W_dec[latents] = directions
-    dictionary.W_enc[:, latents] = directions.T
-    dictionary.b_enc[latents] = -directions @ dictionary.b_dec
+    dictionary.W_enc[:, latents] = encoders.T
+    dictionary.b_enc[latents] = -encoders @ dictionary.b_dec
     for parameter, place in (
         (dictionary.W_dec, (latents,)),
         (dictionary.W_enc, (slice(None), latents)),
