@@ -11,7 +11,6 @@ from jaxtyping import Bool, Float
 
 from jacobian_core.training.dictionary import TopKDictionary
 
-
 ENCODER_SHARE = 0.2
 """A new encoder's length over the living ones' mean: a full one wins selections that it is no good for."""
 
