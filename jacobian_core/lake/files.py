@@ -49,11 +49,6 @@ def uploads_folder() -> Path:
     return cache_folder() / "uploads"
 
 
-def spill_folder(folder: LakePath) -> Path:
-    """Where on this machine's disk that may be put which does not fit in memory, while `folder` is worked on."""
-    return folder / "duckdb" if isinstance(folder, Path) else temporary_path(uploads_folder() / "duckdb")
-
-
 def create_temporary(path: LakePath) -> BinaryIO:
     """Open a new temporary file for `path` (its folder is made); `Path(file.name)` is its name."""
     place = path if isinstance(path, Path) else uploads_folder() / path.name

@@ -228,7 +228,7 @@ def _sweep_uploads(lake: Lake) -> int:
     """The same for a lake in a store: what was to be put into one, and uploads in several parts that were not ended."""
     stale = [path for path in files.list_folder(files.uploads_folder()) if files.is_stale(path)]
     for path in stale:
-        files.remove_tree(path) if files.is_folder(path) else files.remove(path)
+        files.remove(path)
     try:
         return len(stale) + files.abort_uploads(lake.root)
     except LakeError as error:  # not every store and not every user's rights know these requests

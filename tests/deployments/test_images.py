@@ -41,7 +41,7 @@ def test_the_image_has_what_the_deployments_need_and_does_not_run_as_root() -> N
     assert steps("USER") == ["1000"]  # by number: a cluster that wants no root can't look up names
     assert [step for step in steps("RUN") if "useradd --uid 1000 " in step]
     assert JOB["job_configuration"]["job_manifest"]["spec"]["template"]["spec"]["securityContext"]["runAsUser"] == 1000
-    assert "pip install -c constraints.txt -e ." in steps("RUN")
+    assert "pip install -c constraints.txt -e '.[s3]'" in steps("RUN")
 
 
 @pytest.mark.parametrize(("variant", "code", "says"), [
