@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -23,7 +24,8 @@ from jacobian_core.numerics.sandwich import Sandwich
 from jacobian_core.numerics.state import SandwichState
 from jacobian_core.numerics.strata import PairSample
 
-_ROWS_AT_ONCE = 4096
+_VARIANTS_AT_ONCE = 64
+_DENSE_RATIO = 8
 _FLOATS_AT_ONCE = 8 << 20
 
 
@@ -98,10 +100,12 @@ def _variants(
     state: SandwichState, pairs: PairSample, in_after: Float[Tensor, "pairs"]
 ) -> tuple[_Variants, Int64[Tensor, "pairs"]]:
     """The distinct changes behind the rows, and which of them each row sees."""
-    key = torch.stack([pairs.token.double(), pairs.in_slot.double(), in_after.double()], 1)
-    distinct, variant_of = torch.unique(key, dim=0, return_inverse=True)
-    token, slot = distinct[:, 0].long(), distinct[:, 1].long()
-    delta = distinct[:, 2] - state.inputs.value[token, slot].double()
+    values, value_of = torch.unique(in_after.double(), return_inverse=True)
+    k_in, count = state.inputs.index.shape[1], max(1, len(values))
+    key = (pairs.token * k_in + pairs.in_slot) * count + value_of
+    distinct, variant_of = torch.unique(key, return_inverse=True)
+    token, slot = distinct // (k_in * count), distinct // count % k_in
+    delta = values[distinct % count] - state.inputs.value[token, slot].double()
     if state.scale is not None:
         delta = delta * state.scale[token, 0]
     return _Variants(token, state.inputs.index[token, slot], delta.to(state.z.dtype)), variant_of
@@ -138,11 +142,41 @@ def _pre_change(
         W_out, b_out = mlp.W_out.double(), mlp.b_out.double()
         m, m_after = before @ W_out + b_out, after @ W_out + b_out
         readers, change = kernel.norm_readers(), m_after / mlp.norm.divisor(m_after) - m / mlp.norm.divisor(m)
+    return _read(readers, change, variant, out_latent)
+
+
+def _read(
+    readers: Float[Tensor, "n_out width"],
+    change: Float[Tensor, "variants width"],
+    variant: Int64[Tensor, "rows"],
+    out_latent: Int64[Tensor, "rows"],
+) -> Float[Tensor, "rows"]:
+    """What the output latent of each row reads of its variant's change, float64; `variant` ascends."""
     result = change.new_empty(len(variant))
-    for start in range(0, len(variant), _ROWS_AT_ONCE):
-        rows = slice(start, start + _ROWS_AT_ONCE)
-        result[rows] = (readers[out_latent[rows]].double() * change[variant[rows]]).sum(1)
+    starts = torch.arange(0, len(change) + _VARIANTS_AT_ONCE, _VARIANTS_AT_ONCE, device=variant.device)
+    bounds = torch.searchsorted(variant, starts).tolist()
+    for number, (start, stop) in enumerate(pairwise(bounds)):
+        rows, first = slice(start, stop), number * _VARIANTS_AT_ONCE
+        moved = change[first : first + _VARIANTS_AT_ONCE]
+        result[rows] = _read_few(readers, moved, variant[rows] - first, out_latent[rows])
     return result
+
+
+def _read_few(
+    readers: Float[Tensor, "n_out width"],
+    change: Float[Tensor, "variants width"],
+    variant: Int64[Tensor, "rows"],
+    out_latent: Int64[Tensor, "rows"],
+) -> Float[Tensor, "rows"]:
+    """The same for the variants of a few tokens.
+
+    Where every change is seen by many latents, as when all pairs are asked for, the product of all changes with all
+    latents costs less than gathering a row for each pair, though most of it is not asked for.
+    """
+    latents, slot = torch.unique(out_latent, return_inverse=True)
+    if len(latents) * len(change) <= _DENSE_RATIO * len(variant):
+        return (change @ readers[latents].double().T)[variant, slot]
+    return (readers[out_latent].double() * change[variant]).sum(1)
 
 
 def values_after(kind: str, before: Float[Tensor, "pairs"], settings: KindValues) -> list[Float[Tensor, "pairs"]]:
