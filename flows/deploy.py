@@ -23,10 +23,11 @@ QUEUES = {"interactive": 1, "scheduled": 2}
 SILENCE_SECONDS = 400
 """Seconds without a sign of life after which a flow run counts as crashed; Prefect's runs give one every 180 s."""
 CRASH_AUTOMATION = "jacobian: mark killed runs as crashed"
-CRASH_MESSAGE = (
-    "No sign of life: the process or its machine is gone. The lake is whole; start the same request again and it "
-    "computes only what lacks (the ingest schedule does so by itself)."
+CRASH_REMEDY = (
+    "The lake is whole; start the same request again and it computes only what lacks (the ingest schedule does so by "
+    "itself)."
 )
+CRASH_MESSAGE = f"No sign of life: the process or its machine is gone. {CRASH_REMEDY}"
 _FILE = "deployments/prefect.yaml"
 _SAID_CHARACTERS = 600
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
-from flows.deploy import CRASH_MESSAGE
+from flows.deploy import CRASH_MESSAGE, CRASH_REMEDY
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
     from prefect.client.schemas.objects import FlowRun
 
 _LOOKED_AT = 200
+_TOLD_AT_ONCE = 20
 
 
 def mark_orphans(workers: Collection[str]) -> list[str]:
@@ -37,6 +38,28 @@ def mark_orphans(workers: Collection[str]) -> list[str]:
                 client.set_flow_run_state(run.id, Crashed(message=CRASH_MESSAGE))
                 marked.append(run.name)
     return marked
+
+
+def say_what_to_do(workers: Collection[str]) -> list[str]:
+    """Add to what a worker said of a process that died what is to be done about it; returns the flow runs' names.
+
+    A worker knows the signal that ended the process, and nothing of the lake.
+    """
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType
+    from prefect.client.schemas.objects import StateType
+    from prefect.client.schemas.sorting import FlowRunSort
+    from prefect.states import Crashed
+
+    crashed = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.CRASHED])))
+    told = []
+    with get_client(sync_client=True) as client:
+        for run in client.read_flow_runs(flow_run_filter=crashed, sort=FlowRunSort.END_TIME_DESC, limit=_TOLD_AT_ONCE):
+            said = (run.state and run.state.message) or ""
+            if run.labels.get("prefect.worker.name") in workers and CRASH_REMEDY not in said:
+                client.set_flow_run_state(run.id, Crashed(message=f"{said} {CRASH_REMEDY}".strip()), force=True)
+                told.append(run.name)
+    return told
 
 
 def _process_is_gone(run: FlowRun, workers: Collection[str]) -> bool:

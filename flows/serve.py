@@ -92,7 +92,7 @@ def _keeper(
     lake: LakePath, local: ServerState | None, specs: Sequence[WorkerSpec], tell: Callable[[str], None]
 ) -> Callable[[], None]:
     """What is done now and then: the lake's own server is started again if it has died, and orphans are marked."""
-    from flows.orphans import mark_orphans
+    from flows.orphans import mark_orphans, say_what_to_do
     from flows.server import server_status, start_server
 
     next_check = [0.0]
@@ -107,6 +107,7 @@ def _keeper(
                 start_server(lake, local.port)
             for name in mark_orphans([spec.name for spec in specs]):
                 tell(f"flow run '{name}' had lost its process and is marked as crashed")
+            say_what_to_do([spec.name for spec in specs])
         except Exception as error:  # a server that is away for a while: the workers go on without it
             tell(f"warning: {type(error).__name__}: {error}")
 

@@ -10,8 +10,8 @@ from uuid import UUID
 
 import pytest
 
-from flows.deploy import CRASH_MESSAGE
-from flows.orphans import mark_orphans
+from flows.deploy import CRASH_MESSAGE, CRASH_REMEDY
+from flows.orphans import mark_orphans, say_what_to_do
 
 OURS = "this-cpu"
 
@@ -84,3 +84,15 @@ def test_a_subflow_is_marked_when_its_parent_has_ended_and_not_before(client: An
     client.set_flow_run_state(parent, Crashed(message="killed"))
     assert "child" in mark_orphans([OURS])
     assert state(client, child) == ("CRASHED", CRASH_MESSAGE)
+
+
+def test_what_a_worker_says_of_a_killed_process_is_followed_by_what_to_do(client: Any) -> None:
+    from prefect.states import Crashed
+
+    killed, elsewhere = (in_process(client, name, f"{name}-cpu", gone_pid()) for name in ("here", "there"))
+    for run in (killed, elsewhere):
+        client.set_flow_run_state(run, Crashed(message="ended by SIGKILL."), force=True)
+    assert say_what_to_do(["here-cpu"]) == ["here"]
+    assert say_what_to_do(["here-cpu"]) == []
+    assert state(client, killed) == ("CRASHED", f"ended by SIGKILL. {CRASH_REMEDY}")
+    assert state(client, elsewhere) == ("CRASHED", "ended by SIGKILL.")

@@ -57,6 +57,7 @@ def test_a_killed_flow_run_is_marked_crashed_and_the_next_firing_finishes_its_wo
         os.kill(pid, signal.SIGKILL)
     state = served.ended(run, 60)
     assert (state["type"], "SIGKILL" in state["message"]) == ("CRASHED", True)
+    until(lambda: "start the same request again" in served.flow_run(run)["state"]["message"], 60, "word of what to do")
     body = {"flows": {"name": {"any_": ["jacobian-run"]}}}
     until(lambda: served.post("flow_runs/filter", body)[0]["state"]["type"] == "CRASHED", 30, "crash of the subflow")
     assert shards_of_runs(work / "lake") == []
