@@ -79,7 +79,9 @@ def measure(name: str, folder: Path, turns: int, cores: list[int]) -> dict[str, 
         "tokens": tokens, "blocks": len(block_ids), "parts_compared": len(written[0]),
         "one_worker_us_per_token": 1e6 * one / tokens, "two_workers_us_per_token": 1e6 * two / tokens,
         "two_workers_speedup": one / two, "two_workers_share_of_linear": one / two / 2,
-        "machine_gemm_share_of_linear": g1 / g2, "slowest_over_fastest_turn": max(map(_spread, seconds.values())),
+        "machine_gemm_share_of_linear": g1 / g2, "two_workers_share_of_machine": one / two / 2 / (g1 / g2),
+        "fastest_turns_speedup": min(seconds[1]) / min(seconds[2]),
+        "slowest_over_fastest_turn": max(map(_spread, seconds.values())),
     }  # fmt: skip
 
 
