@@ -7,7 +7,7 @@ In a store there is no lock. Parts never replace other bytes (`place`), a marker
 is taken back if the run turns out to be finished: so of two workers one publishes the block, the other finds the same
 bytes, or is refused; and one that slept until the run was finished changes nothing. This rests on reads that see every
 earlier write, and on conditional PUTs. Without the latter, two workers that put different bytes within the milliseconds
-between a look and a PUT can leave the second one's marker: it names its own, whole parts.
+between a look and a PUT can leave a part that is not what its marker says; `verify` finds it. Same bytes do no harm.
 """
 
 from __future__ import annotations

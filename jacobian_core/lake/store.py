@@ -6,7 +6,7 @@ what is sent was written and checked on this machine's disk before. What an abor
 object; `abort_uploads` removes it, and a bucket's rule (AbortIncompleteMultipartUpload) does where nobody comes back.
 
 `new` asks for a name that nobody else takes at the same moment: a look, then a conditional PUT (`If-None-Match: *`). A
-store without conditional PUTs leaves the milliseconds between the two: `publish` says why that does no harm.
+store without conditional PUTs leaves the milliseconds between the two: `publish` says what that can mean.
 """
 
 from __future__ import annotations

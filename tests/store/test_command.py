@@ -127,10 +127,18 @@ def test_every_other_command(
     for arguments in (
         ["runs", "--json"], ["verify"], ["report", "sparsity"], ["report", "--html"], ["status"],
         ["analyse", "--set", "interventions.token_share=0.1"], ["compact"], ["verify"], ["prune", "--keep", "1"],
-        ["prune", "--keep", "0", "--run", "command", "--no-dry-run", "--grace", "0"],
     ):  # fmt: skip
         found = jacobian(*arguments, "--lake", LAKE, cwd=work, env=env)
         assert found.returncode == 0, (arguments, found.stderr)
+
+
+@pytest.mark.slow
+def test_pruned_and_made_again_and_exported(
+    ran: subprocess.CompletedProcess[str], work: Path, env: Mapping[str, str], s3: S3Server
+) -> None:
+    pruned = jacobian("prune", "--keep", "0", "--no-dry-run", "--grace", "0", "--lake", LAKE, cwd=work, env=env)
+    assert pruned.returncode == 0, pruned.stderr
+    assert s3.objects("command/runs/").keys() <= {n for n in s3.objects("command/runs/") if n.startswith(".removed-")}
     again = jacobian("run", "--profile", "tiny.toml", "--lake", LAKE, cwd=work, env=env)
     assert again.returncode == 0, again.stderr
     exported = jacobian("export", "command", "out", "--lake", LAKE, cwd=work, env=env)
