@@ -29,16 +29,18 @@ class Timing:
         return max(self.turns) / min(self.turns)
 
 
-def interleaved(contenders: Mapping[str, Callable[[], object]], turns: int) -> dict[str, Timing]:
+def interleaved(
+    contenders: Mapping[str, Callable[[], object]], turns: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, Timing]:
     """Run every contender once to warm up, then `turns` times each, in turn."""
     for run in contenders.values():
         run()
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(turns):
         for name, run in contenders.items():
-            started = time.perf_counter()
+            started = clock()
             run()
-            seconds[name].append(time.perf_counter() - started)
+            seconds[name].append(clock() - started)
     return {name: Timing(tuple(found)) for name, found in seconds.items()}
 
 
