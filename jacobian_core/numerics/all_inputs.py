@@ -18,16 +18,21 @@ from torch import Tensor
 from jacobian_core.config import AllInputsConfig, RunConfig
 from jacobian_core.errors import ConfigError
 from jacobian_core.lake.paths import LakePath
+from jacobian_core.model.affine import Affine
 from jacobian_core.numerics.device import PairTotals
 from jacobian_core.numerics.jacobian import JacobianKernel
 from jacobian_core.numerics.precision import kept, operand
+from jacobian_core.numerics.scratch import scratch
 from jacobian_core.numerics.state import SandwichState
 
 BYTES_PER_PAIR = 3 * 8 + 4 + 4
 GROUP_TOKENS = 1 << 20
 """Tokens of one partial sum for which its integers can't overflow."""
 _INTEGER_BITS = 62
-_ROWS_FLOATS = 8 << 20
+_ROWS_FLOATS = 4 << 20
+"""Elements of J that are made at once: some hundred rows, so that D is read seldom."""
+_CACHED_FLOATS = 128 << 10
+"""Elements of J that are added at once: in float64 a megabyte, which stays in a core's cache."""
 _ROOM = 256.0
 
 
@@ -125,8 +130,10 @@ class Accumulator:
         max_abs = torch.zeros(shape, dtype=torch.float32, device=device)
         self._totals = PairTotals(total, total_abs, total_sq, max_abs, unit.value, unit.square)
         self._sums = None if kernel.device is None else kernel.device.row_sums(self._totals, rows.start)
-        rounded = self._sums is None  # else the device's kernels round
-        self._directions = operand(kept(kernel.D, kernel.precision), kernel.precision) if rounded else kernel.D
+        self._times_directions = None  # else the device's kernels round and multiply
+        if self._sums is None:
+            self._times_directions = Affine.of(operand(kept(kernel.D, kernel.precision), kernel.precision), None)
+        self._exact = torch.empty(0, dtype=torch.float64, device=device)
         self._tokens = 0
 
     @torch.no_grad()
@@ -142,8 +149,8 @@ class Accumulator:
         slopes = self._kernel.slopes(state)
         if self._sums is not None:
             self._sums.add(slopes, token, row)
-        else:
-            self._add(state, slopes, token, row)
+        if self._times_directions is not None:
+            self._add(state, slopes, token, row, self._times_directions)
         self._count_coactive(state, token, row)
 
     def _add(
@@ -152,6 +159,7 @@ class Accumulator:
         slopes: Float[Tensor, "tokens d_state"],
         token: Int64[Tensor, "active"],
         row: Int64[Tensor, "active"],
+        times_directions: Affine,
     ) -> None:
         kernel = self._kernel
         step = max(1, _ROWS_FLOATS // kernel.D.shape[0])
@@ -159,14 +167,19 @@ class Accumulator:
             part = slice(start, start + step)
             rows = kept(kernel.rows(state, token[part], row[part] + self._rows.start), kernel.precision)
             read = rows.repeat(1, kernel.mlp.neurons.channels) * slopes[token[part]]
-            self._add_rows(row[part], operand(read, kernel.precision) @ self._directions.T)
+            J = times_directions(operand(read, kernel.precision))
+            few = max(1, _CACHED_FLOATS // J.shape[1])
+            for some in range(0, len(J), few):
+                self._add_rows(row[part][some : some + few], J[some : some + few])
 
     def _add_rows(self, row: Int64[Tensor, "active"], J: Float[Tensor, "active n_in"]) -> None:
-        into = self._totals
-        steps = (J.double() * into.value_unit).round_().long()
-        into.sum.index_add_(0, row, steps)
+        into, shape = self._totals, tuple(J.shape)
+        exact, steps = scratch("J", shape, self._exact), scratch("steps", shape, into.sum)
+        exact.copy_(J).mul_(into.value_unit).round_()
+        into.sum.index_add_(0, row, steps.copy_(exact))
         into.sum_abs.index_add_(0, row, steps.abs_())
-        into.sum_sq.index_add_(0, row, (J.double().square() * into.square_unit).round_().long())
+        exact.copy_(J).square_().mul_(into.square_unit).round_()
+        into.sum_sq.index_add_(0, row, steps.copy_(exact))
         _keep_largest(into.max_abs, row, J.abs().float())
 
     def _count_coactive(
