@@ -1,5 +1,6 @@
 """A crew gives what a loop gives, in order, raises what was raised, and leaves torch's threads as they were."""
 
+import multiprocessing
 import threading
 import time
 
@@ -63,3 +64,21 @@ def test_each_thread_computes_alone_and_the_setting_comes_back() -> None:
 def test_work_is_done_beside_the_caller() -> None:
     names = set(Crew(2).map(lambda _: threading.current_thread().name, range(8)))
     assert threading.current_thread().name not in names
+
+
+def test_a_forked_process_has_threads_of_its_own() -> None:
+    crew = Crew(2)
+    assert list(crew.map(abs, [-1, -2])) == [1, 2]
+    context = multiprocessing.get_context("fork")
+    answers = context.SimpleQueue()
+
+    def child() -> None:
+        answers.put(list(crew.map(abs, [-3, -4])))
+
+    process = context.Process(target=child)
+    process.start()
+    process.join(20)
+    ended = process.exitcode
+    process.kill()
+    assert ended == 0  # with the parent's threads, which it does not have, it would wait for ever
+    assert answers.get() == [3, 4]

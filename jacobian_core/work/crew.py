@@ -7,6 +7,7 @@ do not depend on how many cores there are. While the caller encodes and writes o
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -53,7 +54,15 @@ class Crew:
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self._pool = ThreadPoolExecutor(size, "crew", initializer=torch.set_num_threads, initargs=(1,))
+        self._pools: dict[int, ThreadPoolExecutor] = {}
+
+    def _pool(self) -> ThreadPoolExecutor:
+        """This process's threads: a forked process has the crew of its parent, but none of its threads."""
+        process = os.getpid()
+        if process not in self._pools:
+            pool = ThreadPoolExecutor(self.size, "crew", initializer=torch.set_num_threads, initargs=(1,))
+            self._pools = {process: pool}
+        return self._pools[process]
 
     def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
         """`function` of every item, in the order of the items; at most `size + 1` results are computed in advance.
@@ -61,11 +70,11 @@ class Crew:
         The first error is raised where its result would have come; what was begun is then waited for and forgotten.
         """
         waiting: deque[Future[Result]] = deque()
-        left = iter(items)
+        left, pool = iter(items), self._pool()
         with _one_thread_each():
             try:
                 for item in left:
-                    waiting.append(self._pool.submit(torch.no_grad()(function), item))
+                    waiting.append(pool.submit(torch.no_grad()(function), item))
                     if len(waiting) > self.size:
                         yield waiting.popleft().result()
                 while waiting:
