@@ -66,6 +66,7 @@ def test_work_is_done_beside_the_caller() -> None:
     assert threading.current_thread().name not in names
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")  # that is what is tried
 def test_a_forked_process_has_threads_of_its_own() -> None:
     crew = Crew(2)
     assert list(crew.map(abs, [-1, -2])) == [1, 2]
