@@ -58,11 +58,12 @@ class Lake:
         if files.read_bytes(lake.description_path) is None:
             # Names with a leading '_' or '.' may be there before the lake: the local server keeps its state there.
             others = [p.name for p in files.list_folder(lake.root) if p.name[0] not in "._"]
-            if others:
+            if others and files.read_bytes(lake.description_path) is None:  # else another worker made it meanwhile
                 problem = f"{lake.root}: not a lake (no lake.json, but {others[0]!r})."
                 raise LakeError(problem, "Choose an empty or new folder with `--lake`.")
-            content = {"format": LAKE_FORMAT, "schema_version": SCHEMA_VERSION}
-            files.write_new(lake.description_path, json.dumps(content).encode() + b"\n")
+            if not others:
+                content = {"format": LAKE_FORMAT, "schema_version": SCHEMA_VERSION}
+                files.write_new(lake.description_path, json.dumps(content).encode() + b"\n")
         return cls.open(root)
 
     @classmethod

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from jacobian_core.errors import LakeError
+from jacobian_core.lake import files
 from jacobian_core.lake.layout import Lake
 from jacobian_core.lake.manifest import BlockMarker, PartInfo, RunManifest, from_json, to_json
 from jacobian_core.lake.runs import begin_run
@@ -38,6 +39,19 @@ def test_a_folder_of_something_else_is_refused_but_the_server_s_state_is_not(tmp
     with pytest.raises(LakeError, match=r"not a lake .*thesis\.tex"):
         Lake.create(tmp_path / "other")
     assert [p.name for p in (tmp_path / "other").iterdir()] == ["thesis.tex"]
+
+
+def test_a_lake_that_another_worker_makes_at_the_same_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = files.list_folder
+
+    def meanwhile(folder: Path) -> list[Path]:
+        monkeypatch.setattr(files, "list_folder", listed)
+        (Lake.create(tmp_path).root / "tokens").mkdir()
+        return listed(folder)
+
+    monkeypatch.setattr(files, "list_folder", meanwhile)
+    Lake.create(tmp_path)
+    assert (tmp_path / "tokens").is_dir()  # the moment did come
 
 
 @pytest.mark.parametrize(("version", "remedy"), [(3, "Update jacobian-flows"), (0, "Start a new lake"), (None, "new")])
