@@ -1,6 +1,7 @@
 """A crew gives what a loop gives, in order, raises what was raised, and leaves torch's threads as they were."""
 
-import multiprocessing
+import subprocess
+import sys
 import threading
 import time
 
@@ -66,20 +67,20 @@ def test_work_is_done_beside_the_caller() -> None:
     assert threading.current_thread().name not in names
 
 
-@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")  # that is what is tried
+FORKING = """
+import os, signal
+from jacobian_core.work.crew import Crew
+
+crew = Crew(2)
+assert list(crew.map(abs, [-1, -2])) == [1, 2]
+child = os.fork()
+if not child:
+    signal.alarm(20)  # with the parent's threads, which it does not have, it would wait for ever
+    os._exit(0 if list(crew.map(abs, [-3, -4])) == [3, 4] else 1)
+assert os.waitpid(child, 0)[1] == 0
+"""
+
+
 def test_a_forked_process_has_threads_of_its_own() -> None:
-    crew = Crew(2)
-    assert list(crew.map(abs, [-1, -2])) == [1, 2]
-    context = multiprocessing.get_context("fork")
-    answers = context.SimpleQueue()
-
-    def child() -> None:
-        answers.put(list(crew.map(abs, [-3, -4])))
-
-    process = context.Process(target=child)
-    process.start()
-    process.join(20)
-    ended = process.exitcode
-    process.kill()
-    assert ended == 0  # with the parent's threads, which it does not have, it would wait for ever
-    assert answers.get() == [3, 4]
+    done = subprocess.run([sys.executable, "-c", FORKING], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
