@@ -136,7 +136,7 @@ def test_the_writer_of_blocks_and_the_steps_by_hand_agree(begun: Lake, tmp_path:
 def test_a_block_needs_all_of_its_tables_and_right_totals(begun: Lake) -> None:
     tables = example_tables()
     totals = block_totals(tables)
-    with pytest.raises(LakeError, match=r"none of \['function_shapes'\]"):
+    with pytest.raises(LakeError, match=rf"none of \['{BLOCK_TABLES[-1]}'\]"):
         publish_block(begun, RUN, BLOCK, _prepare(begun, tables)[:-1], totals, BlockNotes())
     with pytest.raises(LakeError, match="total entries_stored is 11, but jacobian_entries has 12 rows"):
         publish_block(begun, RUN, BLOCK, _prepare(begun, tables), totals | {"entries_stored": 11}, BlockNotes())
