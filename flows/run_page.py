@@ -62,11 +62,11 @@ def _quality(manifest: RunManifest) -> dict[str, object]:
     checks, drift = quality.get("checks") or {}, quality.get("drift") or {}
     shown: dict[str, object] = {}
     for side, name in (("in", "input"), ("out", "output")):
-        worst = (
-            f"{blocks[f'block_fvu_{side}']:.3g} in the median block, {blocks[f'block_fvu_{side}_max']:.3g} in the worst"
-        )
-        first = ui.figure(quality.get(f"fvu_{side}"))
-        shown[f"FVU of the {name} SAE"] = f"{first} at the start" + (f", {worst}" if blocks else "")
+        said = f"{ui.figure(quality.get(f'fvu_{side}'))} at the start"
+        if f"block_fvu_{side}" in blocks:  # blocks may be too short for it, or older than it
+            middle, worst = blocks[f"block_fvu_{side}"], blocks[f"block_fvu_{side}_max"]
+            said += f", {middle:.3g} in the median block, {worst:.3g} in the worst"
+        shown[f"FVU of the {name} SAE"] = said
         if f"dead_{side}_share" in quality:
             shown[f"{name} latents never active"] = f"{quality[f'dead_{side}_share']:.1%}"
     return shown | {

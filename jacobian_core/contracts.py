@@ -262,6 +262,8 @@ BLOCK_TABLES: tuple[str, ...] = (
     "transcoder_tokens", "transcoder_latents", "transcoder_effects",
 )  # fmt: skip
 """Tables that get one part a block, in the order in which the parts are published."""
+LATER_TABLES: tuple[str, ...] = ("transcoder_tokens", "transcoder_latents", "transcoder_effects")
+"""Block tables that lakes of version 1 do not know: their blocks have a part of none of them."""
 
 POSITION_BITS = 24
 ROW_BITS = 27

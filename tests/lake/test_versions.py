@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from jacobian_core.contracts import TABLES
+from jacobian_core.contracts import LATER_TABLES, TABLES
 from jacobian_core.errors import LakeError
 from jacobian_core.lake.layout import Lake
 from jacobian_core.lake.manifest import to_json
@@ -61,17 +62,40 @@ def test_a_run_in_progress_of_another_version(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("reader", READERS)
 def test_a_lake_of_version_1_is_read(tmp_path: Path, reader: str) -> None:
-    """What version 1 wrote: another number, and blocks without `quality`, which it did not know."""
-    lake = Lake.create(tmp_path / "lake")
-    set_version(lake.description_path, 1)
-    manifest = json.loads(to_json(write_run(lake))) | {"schema_version": 1}
-    for each in manifest["blocks"]:
-        del each["quality"]
-    lake.manifest_path(RUN).write_text(json.dumps(manifest))
+    """What version 1 wrote: another number, and blocks without `quality` and without the tables it did not know."""
+    lake = lake_of_version_1(tmp_path / "lake", LATER_TABLES)
     READERS[reader](Lake.open(lake.root))
     assert verify_lake(lake) == []
     with connect(lake) as connection:
         assert connection.execute("SELECT tokens > 0, block_fvu_in FROM runs").fetchall() == [(True, None)]
+
+
+def lake_of_version_1(root: Path, without: Sequence[str]) -> Lake:
+    lake = Lake.create(root)
+    set_version(lake.description_path, 1)
+    manifest = json.loads(to_json(write_run(lake))) | {"schema_version": 1}
+    for each in manifest["blocks"]:
+        del each["quality"]
+        for table in without:
+            del each["parts"][table]
+    lake.manifest_path(RUN).write_text(json.dumps(manifest))
+    for table in without:
+        shutil.rmtree(root / table)
+    return lake
+
+
+@pytest.mark.parametrize("without", [LATER_TABLES[:2], ("latents", *LATER_TABLES)])
+def test_other_tables_that_lack_are_noticed(tmp_path: Path, without: Sequence[str]) -> None:
+    found = verify_lake(lake_of_version_1(tmp_path / "lake", without))
+    assert {f"has no part of {table}" for table in without} <= {finding.what for finding in found}
+
+
+def test_a_page_of_a_run_of_version_1(tmp_path: Path) -> None:
+    from flows.run_page import _quality
+
+    manifest = lake_of_version_1(tmp_path / "lake", LATER_TABLES).manifest(RUN)
+    assert manifest is not None
+    assert str(_quality(manifest)["FVU of the input SAE"]).endswith("at the start")
 
 
 @pytest.mark.parametrize("version", [2, 0])
