@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import random
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -21,6 +24,7 @@ from tests.training.killed import until_it_ends
 
 pytestmark = pytest.mark.filterwarnings("ignore:The 'utils' module has been deprecated:DeprecationWarning")
 STEPS = 150
+_ALONE = "JACOBIAN_TEST_ALONE"
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +38,17 @@ def stream(source: MlpSource, corpus: tuple[Path, Path]) -> torch.Tensor:
     return token_stream(read_texts(corpus[:1]), source.tokenizer)
 
 
+@pytest.mark.parametrize("case", ["6-True", pytest.param("40-False", marks=pytest.mark.slow)])
+def test_killed_at_random_moments(case: str) -> None:
+    """The next test in an interpreter of its own: forks of one that has run other tests inherit what these left."""
+    node = f"{__file__}::test_a_killed_training_ends_with_the_same_bits[{case}]"
+    command = [sys.executable, "-m", "pytest", "-s", "-p", "no:cacheprovider", "-m", "", node]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {_ALONE: "1"})
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    assert "1 passed" in done.stdout
+
+
+@pytest.mark.skipif(_ALONE not in os.environ, reason="the test above runs it in an interpreter of its own")
 @pytest.mark.parametrize(("kills", "stored"), [(6, True), pytest.param(40, False, marks=pytest.mark.slow)])
 def test_a_killed_training_ends_with_the_same_bits(
     pair_config: TrainPairConfig, source: MlpSource, stream: torch.Tensor, tmp_path: Path, kills: int, stored: bool
