@@ -133,7 +133,6 @@ class Accumulator:
         self._times_directions = None  # else the device's kernels round and multiply
         if self._sums is None:
             self._times_directions = Affine.of(operand(kept(kernel.D, kernel.precision), kernel.precision), None)
-        self._exact = torch.empty(0, dtype=torch.float64, device=device)
         self._tokens = 0
 
     @torch.no_grad()
@@ -174,7 +173,7 @@ class Accumulator:
 
     def _add_rows(self, row: Int64[Tensor, "active"], J: Float[Tensor, "active n_in"]) -> None:
         into, shape = self._totals, tuple(J.shape)
-        exact, steps = scratch("J", shape, self._exact), scratch("steps", shape, into.sum)
+        exact, steps = scratch("J", shape, J.new_empty(0, dtype=torch.float64)), scratch("steps", shape, into.sum)
         exact.copy_(J).mul_(into.value_unit).round_()
         into.sum.index_add_(0, row, steps.copy_(exact))
         into.sum_abs.index_add_(0, row, steps.abs_())

@@ -56,6 +56,14 @@ def _largest(abs_J: Float[Tensor, "tokens pairs"], keep: Bool[Tensor, "tokens pa
     return narrowed & keep
 
 
+def kept_pairs(
+    active: Bool[Tensor, "tokens pairs"], abs_J: Float[Tensor, "tokens pairs"], thresholds: Thresholds
+) -> Bool[Tensor, "tokens pairs"]:
+    """Which of the active pairs are stored; `active` itself where nothing is dropped."""
+    keep = active & (abs_J >= thresholds.min_abs) if thresholds.min_abs > 0 else active
+    return keep if thresholds.top is None else _largest(abs_J, keep, thresholds.top)
+
+
 def to_entries(
     J: Float[Tensor, "tokens k_out k_in"],
     K: Float[Tensor, "tokens k_out k_in"] | None,
@@ -71,11 +79,9 @@ def to_entries(
     abs_sum, sq_sum = _sums(magnitude)
     if not bool(torch.isfinite(abs_sum).all()):
         raise FloatingPointError("a Jacobian entry is not finite")
-    keep = active & (magnitude >= thresholds.min_abs) if thresholds.min_abs > 0 else active
-    if thresholds.top is not None:
-        keep = _largest(magnitude, keep, thresholds.top)
+    keep = kept_pairs(active, magnitude, thresholds)
     whole = bool(keep.all())
-    out_latent, in_latent = _every_pair(out, in_) if whole else _kept_pairs(keep, out, in_)
+    out_latent, in_latent = every_pair(out, in_) if whole else _latents_of(keep, out, in_)
     return Entries(
         out_latent=out_latent,
         in_latent=in_latent,
@@ -107,7 +113,7 @@ _Pairs = tuple[Int[Tensor, "entries"], Int[Tensor, "entries"]]
 """Output latent and input latent of each entry."""
 
 
-def _every_pair(out: Codes, in_: Codes) -> _Pairs:
+def every_pair(out: Codes, in_: Codes) -> _Pairs:
     """All pairs of selected latents, which is the usual case, without looking for any."""
     tokens, k_out = out.index.shape
     shape = (tokens, k_out, in_.index.shape[1])
@@ -115,8 +121,8 @@ def _every_pair(out: Codes, in_: Codes) -> _Pairs:
     return out_latent[:, :, None].expand(shape).reshape(-1), in_latent[:, None, :].expand(shape).reshape(-1)
 
 
-def _kept_pairs(keep: Bool[Tensor, "tokens pairs"], out: Codes, in_: Codes) -> _Pairs:
-    """The pairs that are kept."""
+def _latents_of(keep: Bool[Tensor, "tokens pairs"], out: Codes, in_: Codes) -> _Pairs:
+    """The latents of the pairs that are kept."""
     token, pair = torch.nonzero(keep, as_tuple=True)
     k_in = in_.index.shape[1]
     return out.index[token, pair // k_in].to(torch.int32), in_.index[token, pair % k_in].to(torch.int32)

@@ -10,13 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Int64, Num
 from torch import Tensor
 
 from jacobian_core.model.transfer import Transfer
 from jacobian_core.numerics.codes import Codes
 from jacobian_core.numerics.collect import Collected
-from jacobian_core.numerics.coo import Entries, Thresholds, _largest
+from jacobian_core.numerics.coo import Entries, Thresholds, every_pair, kept_pairs
 from jacobian_core.numerics.state import SandwichState
 
 
@@ -34,16 +34,14 @@ class Kept:
         return torch.isfinite(self.totals["abs_sum_total"]).all()
 
 
-def kept_pairs(J: Float[Tensor, "tokens k_out k_in"], out: Codes, in_: Codes, thresholds: Thresholds) -> Kept:
+def kept_of(J: Float[Tensor, "tokens k_out k_in"], out: Codes, in_: Codes, thresholds: Thresholds) -> Kept:
     """What of a chunk is stored; totals are over all entries, before any threshold."""
     tokens, k_out, k_in = J.shape
     active = (out.active[:, :, None] & in_.active[:, None, :]).flatten(1)
     flat = J.flatten(1)
     magnitude = torch.where(active, flat, 0).abs()
     exact = magnitude.double()
-    keep = active & (magnitude >= thresholds.min_abs) if thresholds.min_abs > 0 else active
-    if thresholds.top is not None:
-        keep = _largest(magnitude, keep, thresholds.top)
+    keep = kept_pairs(active, magnitude, thresholds)
     totals = {
         "total": active.sum(1),
         "stored": keep.sum(1),
@@ -69,11 +67,11 @@ class DeviceCollector:
         thresholds: Thresholds,
     ) -> Collected:
         """The stored entries and the codes of a chunk. FloatingPointError if an entry is not finite."""
-        kept = kept_pairs(J, state.outputs, state.inputs, thresholds)
+        kept = kept_of(J, state.outputs, state.inputs, thresholds)
         place = places(kept.keep)
         columns = {"value": kept.flat} | ({} if K is None else {"second_derivative": K.flatten(1)})
+        columns |= dict(zip(("out_latent", "in_latent"), every_pair(state.outputs, state.inputs), strict=True))
         packed = {name: pack(column, place) for name, column in columns.items()}
-        packed |= {name: pack(index, place) for name, index in _indices(state).items()}
         small = kept.totals | _codes("inputs", state.inputs) | _codes("outputs", state.outputs)
         begun = self._transfer.download(small | {"finite": kept.finite})
         few = begun.wait()
@@ -92,19 +90,9 @@ def places(keep: Bool[Tensor, "tokens pairs"]) -> Int64[Tensor, "flat"]:
     return torch.where(flat, flat.cumsum(0) - 1, len(flat))
 
 
-def pack(column: Float[Tensor, "tokens pairs"] | Int64[Tensor, "tokens pairs"], place: Int64[Tensor, "flat"]) -> Tensor:
-    """The kept elements of a column side by side, indices as int32; what follows them is noise."""
-    dtype = column.dtype if column.is_floating_point() else torch.int32
-    packed = torch.empty(len(place) + 1, dtype=dtype, device=place.device)
-    return packed.scatter_(0, place, column.flatten().to(dtype))
-
-
-def _indices(state: SandwichState) -> dict[str, Int64[Tensor, "tokens pairs"]]:
-    """The latents of each pair."""
-    tokens, k_out = state.outputs.index.shape
-    shape = (tokens, k_out, state.inputs.index.shape[1])
-    out, in_ = state.outputs.index[:, :, None], state.inputs.index[:, None, :]
-    return {"out_latent": out.expand(shape).flatten(1), "in_latent": in_.expand(shape).flatten(1)}
+def pack(column: Num[Tensor, "*pairs"], place: Int64[Tensor, "flat"]) -> Num[Tensor, "some"]:
+    """The kept elements of a column side by side; what follows them is noise."""
+    return column.new_empty(len(place) + 1).scatter_(0, place, column.flatten())
 
 
 def _codes(side: str, codes: Codes) -> dict[str, Tensor]:
