@@ -18,22 +18,12 @@ from tests.deployments.postgres import PASSWORD, Postgres, postgres_server, prog
 from tests.deployments.rest import Server, until
 from tests.deployments.served import command, digests
 from tests.flows.test_cli import environment
-from tests.flows.test_main_command import PROFILE
-from tests.tiny import make_corpus, make_model, make_pair, run_pipeline, tiny_config
+from tests.tiny import run_pipeline, tiny_config
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(programs() is None, reason="no PostgreSQL server is installed (initdb, postgres)"),
 ]
-
-
-@pytest.fixture
-def work(tmp_path: Path) -> Path:
-    make_corpus(tmp_path / "corpus", documents=30)
-    make_model(tmp_path / "model", tmp_path / "corpus")
-    make_pair(tmp_path / "pair")
-    (tmp_path / "tiny.toml").write_text(PROFILE)
-    return tmp_path
 
 
 @pytest.fixture

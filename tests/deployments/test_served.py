@@ -15,20 +15,9 @@ from jacobian_core.lake.layout import Lake
 from jacobian_core.lake.verify import verify_lake
 from tests.deployments.rest import until
 from tests.deployments.served import Served, digests, shards_of_runs
-from tests.flows.test_main_command import PROFILE
-from tests.tiny import make_corpus, make_model, make_pair, run_pipeline, tiny_config
+from tests.tiny import run_pipeline, tiny_config
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture
-def work(tmp_path: Path) -> Path:
-    """A user's folder: model, pair, a corpus of two shards, and a profile."""
-    make_corpus(tmp_path / "corpus", documents=30)
-    make_model(tmp_path / "model", tmp_path / "corpus")
-    make_pair(tmp_path / "pair")
-    (tmp_path / "tiny.toml").write_text(PROFILE)
-    return tmp_path
 
 
 @pytest.fixture
