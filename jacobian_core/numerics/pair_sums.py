@@ -1,9 +1,9 @@
 """Exact sums of J, |J| and J^2 for every cell of a strip of the (out_latent x in_latent) matrix.
 
-A value is cut into two integers, `high * 2^bits + low` steps of a unit that is a power of two, and each is added on its
-own. Integers add up to the same whatever their order, so any grouping of blocks, workers or threads gives the same
-bits. `bits` leaves room for every token of the run in each of the two; the unit is then 2^(2 bits) times finer than the
-run's largest |J|: 1e-28 of it for 24,000 tokens, 1e-19 for 10^9, below what float32 can tell from rounding.
+A value is cut into integer digits, each a number of steps of a unit 2^bits times finer than the one before, and each
+digit is added on its own, until nothing is left of the value. Integers add up to the same whatever their order, and the
+sum is rounded to float64 once, at its end: so any grouping of blocks, workers or threads, any units, and sums of sums
+give the same bits. Nearly every value ends with its second digit; memory of the others is taken where one needs it.
 
 Entries arrive output latent by output latent, so what is written to at a time is a row of the strip, and stays in the
 cache: 25 ns an entry for all sums on one core, where a hash table takes 250. The price: every cell of the strip is
@@ -13,6 +13,7 @@ looked at once at its end, used or not.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -20,53 +21,143 @@ from jaxtyping import Float32, Float64, Int64, Shaped
 from torch import Tensor
 
 _LIMB_BITS = 62
+_MOST_BITS = 48
+"""Digits are at most this wide, so that a balanced one is a float64 exactly."""
+_LONG = 1 << 52
+"""First digits from here on are cut in two before they become float64s."""
+GRID_BITS = 32
+"""Digits of sums that are kept: with a sign they fit 32 bits, and those of any two sums stand at the same places."""
+_GRID_ADDITIONS = 1 << (_LIMB_BITS - GRID_BITS - 1)
 _SMALLEST = 1e-30
 """What the largest |J| of a run counts as at least, so that squares of units stay finite."""
 
-BYTES_PER_CELL = 2 * 3 * 8 + 2 * 8 + 4
-"""Memory of the accumulators."""
+Digits = dict[int, Int64[Tensor, "cells"]]
+"""The digits of sums by place: one at place p counts steps of 2^(GRID_BITS * p)."""
 
 
 @dataclass(frozen=True)
 class Units:
-    """How values become integers: bits of the lower one, and the powers of two that J and J^2 are multiplied by."""
+    """How values become digits: their bits, and the exponents of two that |J| and J^2 stay below."""
 
     bits: int
-    value: float
-    square: float
+    value: int
+    square: int
 
 
 def units_of(tokens: int, largest: float) -> Units:
-    """Units in which the sums over `tokens` values of at most `largest` fit; as `sql/marts/pair_stats.sql` has them."""
-    bits = _LIMB_BITS - math.ceil(math.log2(max(tokens, 1)))
+    """Units in which `tokens` values of at most `largest` can be added before a digit is full."""
+    bits = min(_MOST_BITS, _LIMB_BITS - math.ceil(math.log2(max(tokens, 1))))
     exponent = math.ceil(math.log2(max(largest, _SMALLEST)))
-    return Units(bits, 2.0 ** (2 * bits - exponent), 2.0 ** (2 * bits - 2 * exponent))
+    return Units(bits, exponent, 2 * exponent)
+
+
+def grid_units(tokens: int, largest: float) -> Units:
+    """Units whose digits stand at the same places for any run, with room for the whole sum in the first one."""
+    room = math.ceil(math.log2(max(tokens, 1))) + 1
+    exponent = math.ceil(math.log2(max(largest, _SMALLEST)))
+    tops = [GRID_BITS * math.ceil((power * exponent + room) / GRID_BITS) for power in (1, 2)]
+    return Units(GRID_BITS, tops[0], tops[1])
 
 
 class _Sum:
-    """One exact sum a cell."""
+    """One exact sum a cell: a tensor for each digit, the largest first."""
 
-    def __init__(self, cells: int, bits: int, unit: float) -> None:
-        self._high, self._low = torch.zeros(cells, dtype=torch.int64), torch.zeros(cells, dtype=torch.int64)
-        self._bits, self._unit = bits, unit
+    def __init__(self, cells: int, bits: int, exponent: int) -> None:
+        self._cells, self.bits, self.exponent = cells, bits, exponent
+        self._digits: list[Int64[Tensor, "all"]] = []
 
-    def add(self, cell: Int64[Tensor, "entries"], value: Float64[Tensor, "entries"]) -> None:
-        steps = value * self._unit
-        high = torch.trunc(steps * 2.0**-self._bits)
-        low = (steps - high * 2.0**self._bits).round_()  # exact: both are parts of one significand
-        self._high.scatter_add_(0, cell, high.long())
-        some = torch.nonzero(low).flatten()  # a float32 near the largest has all of its digits in the higher one
-        if len(some):
-            self._low.scatter_add_(0, cell[some], low[some].long())
+    def digit(self, number: int) -> Int64[Tensor, "all"]:
+        """The digit of every cell, 0 where it was not used yet."""
+        while len(self._digits) <= number:
+            self._digits.append(torch.zeros(self._cells, dtype=torch.int64))
+        return self._digits[number]
 
-    def take(self, cells: Int64[Tensor, "cells"]) -> Float64[Tensor, "cells"]:
-        """The sums, rounded to float64 once (or a second time, by half of the last digit); they are 0 afterwards."""
-        high, low = _taken(self._high, cells), _taken(self._low, cells)
-        carry = (low + (1 << (self._bits - 1))) >> self._bits  # to the nearest, so that what is left is small
-        high, low = high + carry, low - (carry << self._bits)
-        upper, lower = high >> 31, high & 0x7FFFFFFF
-        rest = lower.double() * 2.0**self._bits + low.double()
-        return (upper.double() * 2.0 ** (self._bits + 31) + rest) / self._unit
+    def add_digits(self, cell: Int64[Tensor, "entries"], digits: Mapping[int, Int64[Tensor, "entries"]]) -> None:
+        """Add sums that were taken by `take_digits`, no cell twice."""
+        first = self.exponent // GRID_BITS - 1
+        for place, digit in digits.items():
+            self.digit(first - place)[cell] += digit
+
+    def carry(self) -> None:
+        """Make room in every digit but the first."""
+        for number in range(len(self._digits) - 1, 0, -1):
+            _carry(self._digits[number - 1], self._digits[number], self.bits)
+
+    def _take(self, cell: Int64[Tensor, "cells"]) -> list[Int64[Tensor, "cells"]]:
+        """Balanced digits of some cells, the largest first; they are 0 afterwards."""
+        digits = [_taken(digit, cell) for digit in (self._digits or [self.digit(0)])]
+        for number in range(len(digits) - 1, 0, -1):
+            _carry(digits[number - 1], digits[number], self.bits)
+        return digits
+
+    def take_digits(self, cell: Int64[Tensor, "cells"]) -> Digits:
+        """The sums of some cells, exactly; they are 0 afterwards. Only for units of the grid."""
+        first = self.exponent // GRID_BITS - 1
+        return {first - number: digit for number, digit in enumerate(self._take(cell)) if bool(digit.any())}
+
+    def take(self, cell: Int64[Tensor, "cells"]) -> Float64[Tensor, "cells"]:
+        """The sums of some cells, each rounded to float64 once; they are 0 afterwards."""
+        digits, unit = self._take(cell), 2.0 ** (self.exponent - self.bits)
+        if len(cell) and max(map(abs, torch.aminmax(digits[0]))) >= _LONG:
+            digits, unit = [torch.zeros_like(digits[0]), *digits], unit * 2.0**self.bits
+            _carry(digits[0], digits[1], self.bits)
+        return _rounded([digit.double().mul_(unit * 2.0 ** (-self.bits * n)) for n, digit in enumerate(digits)])
+
+
+def _add(
+    cell: Int64[Tensor, "entries"], value: Float64[Tensor, "entries"], into: _Sum, magnitudes: _Sum | None = None
+) -> None:
+    """Add values to a sum and their magnitudes, which have the same digits, to another one of the same units."""
+    steps, number = value * 2.0 ** (into.bits - into.exponent), 0
+    while len(cell):
+        whole = torch.trunc(steps)
+        digit = whole.long()
+        into.digit(number).scatter_add_(0, cell, digit)
+        if magnitudes is not None:
+            magnitudes.digit(number).scatter_add_(0, cell, digit.abs_())
+        steps = steps.sub_(whole)  # exact: both are parts of one significand
+        some = torch.nonzero(steps).flatten()
+        cell, steps, number = cell[some], steps[some].mul_(2.0**into.bits), number + 1
+
+
+def _carry(into: Int64[Tensor, "cells"], digit: Int64[Tensor, "cells"], bits: int) -> None:
+    """Bring a digit to between -2^(bits - 1) and 2^(bits - 1), the rest to the one before it."""
+    carried = (digit + (1 << (bits - 1))) >> bits
+    into += carried
+    digit -= carried << bits
+
+
+def _rounded(terms: list[Float64[Tensor, "cells"]]) -> Float64[Tensor, "cells"]:
+    """Sums of terms to the nearest float64, ties to even. Each term is at most half of the unit of those before it."""
+    total, *others = terms
+    error, rest = torch.zeros_like(total), torch.zeros_like(total)
+    for number, term in enumerate(others):
+        if number == 0:
+            total, error = _two_sum(total, term)
+            continue
+        some = torch.nonzero(term).flatten()
+        if not len(some):
+            continue
+        t, e, r, x = total[some], error[some], rest[some], term[some]
+        exact = e == 0  # else the total is decided, but for ties
+        added, lost = _two_sum(t, x)
+        rest[some] = torch.where(exact | (r != 0), r, x)
+        total[some], error[some] = torch.where(exact, added, t), torch.where(exact, lost, e)
+    # Half-way cases were rounded to even as if nothing followed; what follows decides them.
+    some = torch.nonzero(error * rest > 0).flatten()
+    if len(some):
+        twice = 2 * error[some]
+        further = total[some] + twice
+        total[some] = torch.where(further - total[some] == twice, further, total[some])
+    return total
+
+
+def _two_sum(
+    large: Float64[Tensor, "cells"], small: Float64[Tensor, "cells"]
+) -> tuple[Float64[Tensor, "cells"], Float64[Tensor, "cells"]]:
+    """The rounded sum, and exactly what was lost, where `large` is 0 or the larger of the two."""
+    total = large + small
+    return total, small - (total - large)
 
 
 def _taken(values: Shaped[Tensor, "all"], cells: Int64[Tensor, "cells"]) -> Shaped[Tensor, "cells"]:
@@ -89,6 +180,19 @@ class PairRows:
     max_abs: Float32[Tensor, "pairs"]
 
 
+@dataclass(frozen=True)
+class PairDigits:
+    """Sums over some tokens that can be added to others: pairs that were coactive, in ascending order of their cell."""
+
+    cell: Int64[Tensor, "pairs"]
+    n_coactive: Int64[Tensor, "pairs"]
+    n_stored: Int64[Tensor, "pairs"]
+    sum: Digits
+    sum_abs: Digits
+    sum_sq: Digits
+    max_abs: Float32[Tensor, "pairs"]
+
+
 class StripSums:
     """Accumulators of a strip: cell = (out_latent - first) * width + in_latent. `add` takes entries in any order.
 
@@ -101,35 +205,69 @@ class StripSums:
         self._n_stored = torch.zeros(cells, dtype=torch.int64)
         self._n_dropped: Int64[Tensor, "cells"] | None = None
         self._max_abs = torch.zeros(cells, dtype=torch.float32)
+        self._additions, self._on_grid = 0, units.bits == GRID_BITS
 
     def add(self, cell: Int64[Tensor, "entries"], value: Float32[Tensor, "entries"]) -> None:
         """Add stored entries."""
+        self._make_room(len(cell))
         exact, magnitude = value.double(), value.abs()
-        self._sum.add(cell, exact)
-        self._sum_abs.add(cell, magnitude.double())
-        self._sum_sq.add(cell, exact.square())
+        _add(cell, exact, self._sum, self._sum_abs)
+        _add(cell, exact.square(), self._sum_sq)
         self._n_stored.scatter_add_(0, cell, torch.ones_like(cell))
         self._max_abs.scatter_reduce_(0, cell, magnitude, "amax")
 
+    def _make_room(self, additions: int) -> None:
+        """Units of a grid leave room for so many additions to a digit, not for all of a run's tokens."""
+        self._additions += additions
+        if self._on_grid and self._additions > _GRID_ADDITIONS:
+            for each in (self._sum, self._sum_abs, self._sum_sq):
+                each.carry()
+            self._additions = additions
+
     def add_coactive(self, cell: Int64[Tensor, "coactive"], stored: Int64[Tensor, "entries"]) -> None:
         """Say that these cells were coactive where only the `stored` ones of them have an entry."""
+        dropped = self._dropped()
+        dropped.scatter_add_(0, cell, torch.ones_like(cell))
+        dropped.scatter_add_(0, stored, -torch.ones_like(stored))
+
+    def _dropped(self) -> Int64[Tensor, "cells"]:
         if self._n_dropped is None:
             self._n_dropped = torch.zeros_like(self._n_stored)
-        self._n_dropped.scatter_add_(0, cell, torch.ones_like(cell))
-        self._n_dropped.scatter_add_(0, stored, -torch.ones_like(stored))
+        return self._n_dropped
+
+    def add_sums(self, pairs: PairDigits) -> None:
+        """Add sums that were taken by `take_digits`."""
+        self._make_room(1)
+        cell = pairs.cell
+        self._sum.add_digits(cell, pairs.sum)
+        self._sum_abs.add_digits(cell, pairs.sum_abs)
+        self._sum_sq.add_digits(cell, pairs.sum_sq)
+        self._n_stored[cell] += pairs.n_stored
+        if bool((pairs.n_coactive != pairs.n_stored).any()):
+            self._dropped()[cell] += pairs.n_coactive - pairs.n_stored
+        self._max_abs[cell] = torch.maximum(self._max_abs[cell], pairs.max_abs)
 
     def take(self) -> PairRows:
-        """The pairs with a stored entry; everything is 0 afterwards.
-
-        A sum of magnitudes is never below its largest term, not even where that is below the unit.
-        """
+        """The pairs with a stored entry; everything is 0 afterwards."""
         cell = torch.nonzero(self._n_stored).flatten()
         n_stored, largest = _taken(self._n_stored, cell), _taken(self._max_abs, cell)
         n_coactive = n_stored if self._n_dropped is None else n_stored + self._n_dropped[cell]
         if self._n_dropped is not None:
             self._n_dropped.zero_()
+        self._additions = 0
         return PairRows(
-            cell, n_coactive, n_stored, self._sum.take(cell),
-            torch.maximum(self._sum_abs.take(cell), largest.double()),
-            torch.maximum(self._sum_sq.take(cell), largest.double().square()), largest,
+            cell, n_coactive, n_stored, self._sum.take(cell), self._sum_abs.take(cell), self._sum_sq.take(cell), largest
+        )
+
+    def take_digits(self) -> PairDigits:
+        """The pairs that were coactive, with exact sums; everything is 0 afterwards. Only for units of the grid."""
+        coactive = self._n_stored if self._n_dropped is None else self._n_stored + self._n_dropped
+        cell = torch.nonzero(coactive).flatten()
+        n_coactive = coactive[cell]
+        if self._n_dropped is not None:
+            self._n_dropped.zero_()
+        self._additions = 0
+        return PairDigits(
+            cell, n_coactive, _taken(self._n_stored, cell), self._sum.take_digits(cell),
+            self._sum_abs.take_digits(cell), self._sum_sq.take_digits(cell), _taken(self._max_abs, cell),
         )  # fmt: skip

@@ -1,9 +1,9 @@
 """`pair_stats` of a run, scope 'active': exact sums over its blocks' rows, one strip of output latents at a time.
 
 Each block's rows (`rows.py`) are made when it is finished, so at the end of a run, or when a stopped one goes on, only
-blocks without them are read again. Sums are exact, so the part has the same bytes whatever the blocks, and equals what
-`sql/marts/pair_stats.sql` gives for a run in progress. Memory is that of the strips that are being summed, about
-`_CELLS` cells a thread, whatever the run's size.
+blocks without them are read again. Sums are exact and rounded once, so the part has the same bytes whatever the blocks;
+`sql/marts/pair_stats.sql`, for a run in progress, may differ in a last digit. Memory is that of the strips that are
+being summed, about `_CELLS` cells a thread, whatever the run's size.
 """
 
 from __future__ import annotations
