@@ -17,9 +17,10 @@ TOKENS = (100_000_000, 10_000_000_000)
 SETTINGS: dict[str, dict[str, object]] = {
     "everything": {},
     "top 32 a token": {"top_entries_per_token": 32},
+    "aggregates": {"keep": "aggregates"},
     "no entries": {"min_abs": 1e30},
 }
-"""Changes of `jacobian`: of 1024 entries a token all, the 32 largest, and none (tokens and latents alone)."""
+"""Changes of `jacobian`: of 1024 entries a token all, the 32 largest, sums by pair, and none (tokens and latents)."""
 _CALIBRATED = 24_000
 _TB, _HOUR, _MONTH_HOURS = 1e12, 3600.0, 720.0
 
@@ -56,8 +57,9 @@ def _on_paper(changes: dict[str, object], prices: Prices) -> dict[int, Figures]:
         hours = cost.total_seconds / _HOUR
         found[tokens] = {
             "entries": cost.entries, "pairs": cost.pairs, "terabytes": cost.bytes / _TB, "machine_hours": hours,
+            "work_folder_terabytes": cost.work_bytes / _TB, "pair_terabytes": cost.pair_bytes / _TB,
             "machines_for_30_days": hours / _MONTH_HOURS,
-            "share_of_time_in_sums": cost.seconds["sums"] / cost.total_seconds,
+            "share_of_time_in_sums": (cost.seconds["sums"] + cost.seconds.get("merges", 0.0)) / cost.total_seconds,
             f"money_at_{prices.machine_hour}_an_hour": hours * prices.machine_hour,
             f"money_a_month_at_{prices.terabyte_month}_a_terabyte": cost.bytes / _TB * prices.terabyte_month,
         }  # fmt: skip

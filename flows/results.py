@@ -84,12 +84,18 @@ def reports_of(lake: LakePath, run_id: str) -> tuple[str, ...]:
     record = opened.manifest(run_id) or opened.request(run_id)
     config: dict[str, Any] = dict(record.config) if record is not None else {}
     experiments, derivatives = config.get("interventions") or {}, (config.get("jacobian") or {}).get("derivatives")
-    return (
+    names = (
         *(EXPERIMENT_REPORTS if experiments.get("kinds") else ()),
         *(TRANSCODER_REPORTS if (config.get("sae") or {}).get("transcoder") else ()),
         *RUN_REPORTS,
         *(DERIVATIVE_REPORTS if derivatives == "second" else ()),
     )
+    if (config.get("jacobian") or {}).get("keep") != "aggregates":
+        return names
+    from jacobian_core.sql.entries import needs_entries
+    from jacobian_core.sql.reports import report_info
+
+    return tuple(name for name in names if not needs_entries(report_info(name)))
 
 
 def run_reports(

@@ -40,9 +40,10 @@ def _rows(facts: Mapping[str, object]) -> list[dict[str, object]]:
 
 def _figures(facts: Mapping[str, Any], manifest: RunManifest | None) -> dict[str, object]:
     """What the run has, took and cost."""
+    summed = manifest is not None and any(block.entries_sha256 for block in manifest.blocks)
     shown: dict[str, object] = {
         "tokens": facts["tokens"],
-        "stored entries": facts["entries_stored"],
+        "entries, summed by pair and not kept" if summed else "stored entries": facts["entries_stored"],
         "size": short(facts["bytes"], "B"),
         "tokens a second of one worker": facts.get("tokens_per_worker_second"),
         "entries a second of one worker": facts.get("entries_per_worker_second"),

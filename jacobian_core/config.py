@@ -193,6 +193,21 @@ class JacobianConfig(Group):
     top_entries_per_token: int | None = Field(
         default=None, ge=1, description="keep this many largest |J| of a token; null: all"
     )
+    keep: Literal["entries", "aggregates"] = Field(
+        default="entries",
+        description="what becomes of the entries that pass these thresholds: 'entries' keeps each of them, and their "
+        "sums by pair; 'aggregates' the sums alone (`pair_stats`), so that the disk grows with the pairs, not with the "
+        "entries",
+    )
+
+    @model_validator(mode="after")
+    def _kept_where_there_is_a_place(self) -> JacobianConfig:
+        if self.keep == "aggregates" and self.derivatives == "second":
+            raise ValueError(
+                "has derivatives = 'second', which are stored with each entry, but keep = 'aggregates' keeps none: "
+                "give derivatives = 'first' or keep = 'entries'"
+            )
+        return self
 
 
 InterventionKind = Literal["ablate", "set", "scale", "sweep", "unit"]

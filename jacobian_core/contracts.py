@@ -91,9 +91,10 @@ TOKENS = Table(
         Column("in_active", "int16", "latents", "active input latents", minimum=0),
         Column("out_active", "int16", "latents", "active output latents", minimum=0),
         Column("entries_total", "int32", "entries", "in_active * out_active: entries before thresholds", minimum=0),
-        Column("entries_stored", "int32", "entries", "entries that are in jacobian_entries", minimum=0),
+        Column("entries_stored", "int32", "entries", "entries that pass the thresholds: those in pair_stats and, "
+               "unless the run keeps aggregates alone, in jacobian_entries", minimum=0),
         Column("abs_sum_total", "float64", "", "sum of |J| over all entries", minimum=0, encoding=_SPLIT),
-        Column("abs_sum_stored", "float64", "", "sum of |J| over the stored entries", minimum=0, encoding=_SPLIT),
+        Column("abs_sum_stored", "float64", "", "sum of |J| over these entries", minimum=0, encoding=_SPLIT),
         Column("sq_sum_total", "float64", "", "sum of J^2 over all entries", minimum=0, encoding=_SPLIT),
         Column("abs_max", "float32", "", "largest |J| of all entries, 0 if none", minimum=0, encoding=_SPLIT),
     ),
@@ -131,7 +132,8 @@ LATENTS = Table(
 JACOBIAN_ENTRIES = Table(
     "jacobian_entries", "one stored Jacobian element of one token", ("token_id", "out_latent", "in_latent"), 1,
     "d t_out / d s_in in COO form, where both latents are active. Of a run with a transcoder: how the MLP moves the "
-    "output latent along the direction of the transcoder's latent (`transcoder_latents`).",
+    "output latent along the direction of the transcoder's latent (`transcoder_latents`). Of a run that keeps "
+    "aggregates alone (`jacobian.keep`): nothing.",
     (
         _TOKEN_ID,
         _OUT,
@@ -262,6 +264,8 @@ BLOCK_TABLES: tuple[str, ...] = (
     "transcoder_tokens", "transcoder_latents", "transcoder_effects",
 )  # fmt: skip
 """Tables that get one part a block, in the order in which the parts are published."""
+SUMMED_BLOCK_TABLES = tuple(table for table in BLOCK_TABLES if table != "jacobian_entries")
+"""Those of a run that keeps aggregates alone."""
 LATER_TABLES: tuple[str, ...] = ("transcoder_tokens", "transcoder_latents", "transcoder_effects")
 """Block tables that lakes of version 1 do not know: their blocks have a part of none of them."""
 

@@ -152,6 +152,8 @@ def _sql(file: SqlFile) -> Iterator[str]:
         yield markdown_table(("parameter", "type", "default", "meaning"), rows)
     if file.columns:
         yield markdown_table(("column", "type", "unit", "meaning"), [_item(column) for column in file.columns])
+    if file.without_entries:
+        yield _cell(f"Of a run that keeps aggregates alone: {file.without_entries}.")
 
 
 def _item(column: Item) -> tuple[str, str, str, str]:

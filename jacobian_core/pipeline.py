@@ -149,6 +149,10 @@ def resolve_run(config: RunConfig, artifact: ArtifactRef) -> RunRef:
     state = begin_run(lake, found, identity, config.model_dump(mode="json"))
     if state == "done":
         refresh_warehouse(lake, found)  # whoever finished the run may have been stopped before it came to that
+    if state == "resume" and config.jacobian.keep == "aggregates":
+        from jacobian_core.pairs.merging import mend_sums
+
+        mend_sums(lake, found)
     return RunRef(found, str(lake.root), state, tuple(shards), config.corpus.max_tokens, config, artifact, layer)
 
 
@@ -216,11 +220,18 @@ def compute_block(run: RunRef, block_id: str) -> BlockResult:
 def gather_pairs(run: RunRef, block_id: str) -> None:
     """Sort a finished block's entries by pair, for the sums at the end; what is not done by then is done there.
 
-    Raises LakeError where that can't be written.
+    Where entries are not kept they are sorted already: the sums of finished groups of blocks are made. Raises LakeError
+    where that can't be written.
     """
+    lake = Lake(run.lake)
+    if run.config.jacobian.keep == "aggregates":
+        from jacobian_core.pairs.merging import merge_ready
+
+        merge_ready(lake, run.run_id)
+        return
     from jacobian_core.pairs.sorting import gather_rows
 
-    gather_rows(Lake(run.lake), run.run_id, block_id)
+    gather_rows(lake, run.run_id, block_id)
 
 
 def open_groups(run: RunRef) -> list[GroupRef]:

@@ -32,6 +32,7 @@ _hook = install_import_hook(
         "jacobian_core.numerics.interventions",
         "jacobian_core.numerics.jacobian",
         "jacobian_core.numerics.output_norm",
+        "jacobian_core.numerics.pair_digits",
         "jacobian_core.numerics.pair_sums",
         "jacobian_core.pairs.rows",
         "jacobian_core.pairs.sorting",

@@ -14,10 +14,10 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, Val
 from jacobian_core.errors import LakeError
 from jacobian_core.lake.paths import LakePath
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Version of the lake's layout and records that is written; tables have their own versions in `contracts.py`."""
-READ_VERSIONS = (1, 2)
-"""Versions that are read. Since 2, a block's marker has `quality`: a record of version 1 is one without it."""
+READ_VERSIONS = (1, 2, 3)
+"""Versions that are read. A block's marker has `quality` since 2, `entries_sha256` since 3; older ones are without."""
 
 NAME_PATTERN = r"[a-z0-9][a-z0-9_-]{0,79}"
 """What ids and table names are made of, so that none can leave its folder or end a quoted string."""
@@ -59,6 +59,7 @@ class BlockMarker(Record):
     """A finished block: its parts by table, its totals (see `publish.block_totals`), seconds by stage, and its quality.
 
     `quality` (see `quality.BlockFit`) is no data: it warns, and two markers may differ in it as in their seconds.
+    A block whose entries are summed and not kept has no part of them, but their digest, `entries_sha256`.
     """
 
     run_id: RunId
@@ -67,6 +68,12 @@ class BlockMarker(Record):
     totals: Totals
     seconds: dict[str, float] = Field(default_factory=dict)
     quality: dict[str, float] = Field(default_factory=dict)
+    entries_sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+
+    @property
+    def entries_digest(self) -> str:
+        """What tells the block's entries from others, kept or not."""
+        return self.entries_sha256 or self.parts["jacobian_entries"].sha256
 
     @property
     def compacted(self) -> bool:
@@ -76,7 +83,7 @@ class BlockMarker(Record):
     def same_data(self, other: BlockMarker) -> bool:
         """Whether both name the same bytes (of a compacted block: have the same sums); the rest may differ."""
         same_parts = self.compacted or other.compacted or self._contents() == other._contents()
-        return same_parts and self.totals == other.totals
+        return same_parts and self.totals == other.totals and self.entries_sha256 == other.entries_sha256
 
     def _contents(self) -> dict[str, tuple[int, int, str]]:
         return {table: part.content for table, part in self.parts.items()}
@@ -173,4 +180,4 @@ def check_schema_version(version: object, path: LakePath) -> None:
     raise LakeError(f"{path}: schema version {version!r}, this program reads {_READ}.", remedy)
 
 
-_READ = "versions " + " and ".join(map(str, READ_VERSIONS))
+_READ = f"versions {READ_VERSIONS[0]} to {READ_VERSIONS[-1]}"

@@ -22,13 +22,14 @@ import numpy as np
 import pyarrow as pa
 
 from jacobian_core.config import LakeConfig
-from jacobian_core.contracts import BLOCK_TABLES, TABLES
+from jacobian_core.contracts import BLOCK_TABLES, SUMMED_BLOCK_TABLES, TABLES
 from jacobian_core.errors import LakeError
 from jacobian_core.lake import files
 from jacobian_core.lake.layout import Lake
 from jacobian_core.lake.manifest import BlockMarker, PartInfo, RunManifest, Totals, to_json
 from jacobian_core.lake.parts import PartWriter, PreparedPart
 from jacobian_core.lake.place import place, restore
+from jacobian_core.lake.work_files import SummedEntries
 
 ROWS_OF_TOTAL = {
     "tokens": "tokens",
@@ -71,10 +72,11 @@ def merge_totals(blocks: Sequence[BlockMarker]) -> Totals:
 
 @dataclass(frozen=True)
 class BlockNotes:
-    """What a marker says beside its data: seconds by stage, and how well the SAEs fitted."""
+    """What a marker says beside its parts: seconds by stage, how well the SAEs fitted, entries that are not kept."""
 
     seconds: Mapping[str, float] = field(default_factory=dict)
     quality: Mapping[str, float] = field(default_factory=dict)
+    summed: SummedEntries | None = None
 
 
 def publish_block(
@@ -84,12 +86,10 @@ def publish_block(
 
     A block that is already published with the same bytes stays as it is. Raises LakeError where it was published with
     other bytes (`withdraw_block` comes first then), where a part or a total does not fit, or where writing fails; until
-    the marker is written no reader sees any of it. The parts' temporary files are gone afterwards in every case.
+    the marker is written no reader sees any of it. All temporary files are gone afterwards in every case.
     """
     try:
-        infos = {part.table: part.info for part in parts}
-        said = {"seconds": dict(notes.seconds), "quality": dict(notes.quality)}
-        marker = BlockMarker(run_id=run_id, block_id=block_id, parts=infos, totals=totals, **said)
+        marker = _marker_of(run_id, block_id, parts, totals, notes)
         _check_whole(marker, parts)
         with publishing(lake, run_id) as manifest:
             existing = _standing(lake, manifest, marker, parts)
@@ -97,10 +97,24 @@ def publish_block(
                 return existing
             placed = zip(parts, place(lake, parts), strict=True)
             marker = marker.model_copy(update={"parts": {part.table: info for part, info in placed}})
+            for file in notes.summed.files if notes.summed else ():
+                file.place()
             fresh = files.write_new(lake.marker_path(run_id, block_id), to_json(marker))
-            return marker if fresh and lake.locks else _agreed(lake, marker, parts, fresh)
+            return marker if fresh and lake.locks else _agreed(lake, marker, parts, notes, fresh)
     finally:
         discard(parts)
+        for file in notes.summed.files if notes.summed else ():
+            file.discard()
+
+
+def _marker_of(
+    run_id: str, block_id: str, parts: Sequence[PreparedPart], totals: Totals, notes: BlockNotes
+) -> BlockMarker:
+    return BlockMarker(
+        run_id=run_id, block_id=block_id, parts={part.table: part.info for part in parts}, totals=totals,
+        seconds=dict(notes.seconds), quality=dict(notes.quality),
+        entries_sha256=notes.summed.sha256 if notes.summed else None,
+    )  # fmt: skip
 
 
 def _standing(
@@ -116,11 +130,15 @@ def _standing(
     return existing
 
 
-def _agreed(lake: Lake, marker: BlockMarker, parts: Sequence[PreparedPart], fresh: bool) -> BlockMarker:
+def _agreed(
+    lake: Lake, marker: BlockMarker, parts: Sequence[PreparedPart], notes: BlockNotes, fresh: bool
+) -> BlockMarker:
     """The marker that stands, where others may have published the block or the whole run in the meantime."""
     manifest = lake.manifest(marker.run_id)
     if fresh and manifest is None:
         return marker
+    for file in notes.summed.files if notes.summed and manifest is not None else ():
+        files.remove(file.path)
     if fresh:
         files.remove(lake.marker_path(marker.run_id, marker.block_id))
     existing = _standing(lake, manifest, marker, parts)
@@ -134,14 +152,19 @@ def _check_whole(marker: BlockMarker, parts: Sequence[PreparedPart]) -> None:
     where = f"run {marker.run_id}, block {marker.block_id}"
     if strangers := [p.path.name for p in parts if (p.run_id, p.block_id) != (marker.run_id, marker.block_id)]:
         raise LakeError(f"{where}: {strangers[0]} belongs to another block.", _OUR_FAULT)
-    missing = [table for table in BLOCK_TABLES if table not in marker.parts]
-    if missing or len(parts) != len(marker.parts):
+    missing = [table for table in tables_of(marker) if table not in marker.parts]
+    if missing or len(parts) != len(tables_of(marker)):
         raise LakeError(f"{where}: needs one part of each table, and has none of {missing} or several.", _OUR_FAULT)
     if problems := row_problems(marker) + total_problems(marker.totals):
         raise LakeError(f"{where}: {problems[0]}.", _OUR_FAULT)
 
 
 _OUR_FAULT = "The program that made the block breaks the contract; nothing was published."
+
+
+def tables_of(marker: BlockMarker) -> tuple[str, ...]:
+    """The tables that a block has a part of."""
+    return BLOCK_TABLES if marker.entries_sha256 is None else SUMMED_BLOCK_TABLES
 
 
 def row_problems(marker: BlockMarker) -> list[str]:
@@ -293,13 +316,18 @@ class BlockWriter:
         if table == "tokens":
             self._tokens.append(data.select(TOTALLED_COLUMNS))
 
-    def publish(self, seconds: Mapping[str, float], quality: Mapping[str, float] | None = None) -> BlockMarker:
-        """Publish the block; `seconds` is what its stages took, `quality` how the SAEs fitted."""
+    def publish(
+        self,
+        seconds: Mapping[str, float],
+        quality: Mapping[str, float] | None = None,
+        summed: SummedEntries | None = None,
+    ) -> BlockMarker:
+        """Publish the block: what its stages took, how the SAEs fitted, and its entries if it has no part of them."""
         if not self._prepared:
             self.finish()
         rows = {part.table: part.info.rows for part in self._prepared}
         totals = totals_of(pa.concat_tables(self._tokens), rows)
-        notes = BlockNotes(seconds, quality or {})
+        notes = BlockNotes(seconds, quality or {}, summed)
         return publish_block(self._lake, self._run_id, self._block_id, self._prepared, totals, notes)
 
     def finish(self) -> None:

@@ -82,13 +82,16 @@ def _whole(lake: Lake, manifest: RunManifest) -> bool:
 
 
 def _reopen(lake: Lake, manifest: RunManifest) -> None:
-    """Turn a finished run with missing or short files back into one in progress, so that only those are redone."""
+    """Turn a finished run with missing or short files back into one in progress, so that only those are redone.
+
+    A run that keeps aggregates alone is redone as a whole: nothing is left of what its pairs were summed of.
+    """
     run_id = manifest.run_id
     log.warning("run %s: parts are missing or short; their blocks are computed again", run_id)
     request = RunRequest(run_id=run_id, identity=manifest.identity, config=manifest.config)
     files.write_atomic(lake.request_path(run_id), to_json(request))
     for block, whole in zip(manifest.blocks, _whole_blocks(lake, manifest.blocks), strict=True):
-        if whole and not block.compacted:
+        if whole and not block.compacted and block.entries_sha256 is None:
             files.write_atomic(lake.marker_path(run_id, block.block_id), to_json(block))
     drop_damaged(lake, [part for parts in manifest.all_parts().values() for part in parts])
     files.remove(lake.manifest_path(run_id))
@@ -105,7 +108,7 @@ def _drop_distrusted(lake: Lake, run_id: str) -> None:
     """Drop the markers and sums of distrusted shards; the record of that goes last, so that a kill loses nothing."""
     work = lake.work_folder(run_id)
     for record in files.list_folder(lake.distrusted_folder(run_id)):
-        for folder in (work / "done", work / "all_inputs"):
+        for folder in (work / "done", work / "all_inputs", work / "pairs"):
             for path in files.list_folder(folder):
                 if path.name.startswith(f"{record.name}-"):
                     log.warning("run %s: %s was made of a changed shard and is made again", run_id, path.stem)

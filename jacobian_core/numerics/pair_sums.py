@@ -13,7 +13,6 @@ looked at once at its end, used or not.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -25,14 +24,8 @@ _MOST_BITS = 48
 """Digits are at most this wide, so that a balanced one is a float64 exactly."""
 _LONG = 1 << 52
 """First digits from here on are cut in two before they become float64s."""
-GRID_BITS = 32
-"""Digits of sums that are kept: with a sign they fit 32 bits, and those of any two sums stand at the same places."""
-_GRID_ADDITIONS = 1 << (_LIMB_BITS - GRID_BITS - 1)
 _SMALLEST = 1e-30
 """What the largest |J| of a run counts as at least, so that squares of units stay finite."""
-
-Digits = dict[int, Int64[Tensor, "cells"]]
-"""The digits of sums by place: one at place p counts steps of 2^(GRID_BITS * p)."""
 
 
 @dataclass(frozen=True)
@@ -51,14 +44,6 @@ def units_of(tokens: int, largest: float) -> Units:
     return Units(bits, exponent, 2 * exponent)
 
 
-def grid_units(tokens: int, largest: float) -> Units:
-    """Units whose digits stand at the same places for any run, with room for the whole sum in the first one."""
-    room = math.ceil(math.log2(max(tokens, 1))) + 1
-    exponent = math.ceil(math.log2(max(largest, _SMALLEST)))
-    tops = [GRID_BITS * math.ceil((power * exponent + room) / GRID_BITS) for power in (1, 2)]
-    return Units(GRID_BITS, tops[0], tops[1])
-
-
 class _Sum:
     """One exact sum a cell: a tensor for each digit, the largest first."""
 
@@ -72,17 +57,6 @@ class _Sum:
             self._digits.append(torch.zeros(self._cells, dtype=torch.int64))
         return self._digits[number]
 
-    def add_digits(self, cell: Int64[Tensor, "entries"], digits: Mapping[int, Int64[Tensor, "entries"]]) -> None:
-        """Add sums that were taken by `take_digits`, no cell twice."""
-        first = self.exponent // GRID_BITS - 1
-        for place, digit in digits.items():
-            self.digit(first - place)[cell] += digit
-
-    def carry(self) -> None:
-        """Make room in every digit but the first."""
-        for number in range(len(self._digits) - 1, 0, -1):
-            _carry(self._digits[number - 1], self._digits[number], self.bits)
-
     def _take(self, cell: Int64[Tensor, "cells"]) -> list[Int64[Tensor, "cells"]]:
         """Balanced digits of some cells, the largest first; they are 0 afterwards."""
         digits = [_taken(digit, cell) for digit in (self._digits or [self.digit(0)])]
@@ -90,18 +64,13 @@ class _Sum:
             _carry(digits[number - 1], digits[number], self.bits)
         return digits
 
-    def take_digits(self, cell: Int64[Tensor, "cells"]) -> Digits:
-        """The sums of some cells, exactly; they are 0 afterwards. Only for units of the grid."""
-        first = self.exponent // GRID_BITS - 1
-        return {first - number: digit for number, digit in enumerate(self._take(cell)) if bool(digit.any())}
-
     def take(self, cell: Int64[Tensor, "cells"]) -> Float64[Tensor, "cells"]:
         """The sums of some cells, each rounded to float64 once; they are 0 afterwards."""
         digits, unit = self._take(cell), 2.0 ** (self.exponent - self.bits)
         if len(cell) and max(map(abs, torch.aminmax(digits[0]))) >= _LONG:
             digits, unit = [torch.zeros_like(digits[0]), *digits], unit * 2.0**self.bits
             _carry(digits[0], digits[1], self.bits)
-        return _rounded([digit.double().mul_(unit * 2.0 ** (-self.bits * n)) for n, digit in enumerate(digits)])
+        return rounded([digit.double().mul_(unit * 2.0 ** (-self.bits * n)) for n, digit in enumerate(digits)])
 
 
 def _add(
@@ -127,7 +96,7 @@ def _carry(into: Int64[Tensor, "cells"], digit: Int64[Tensor, "cells"], bits: in
     digit -= carried << bits
 
 
-def _rounded(terms: list[Float64[Tensor, "cells"]]) -> Float64[Tensor, "cells"]:
+def rounded(terms: list[Float64[Tensor, "cells"]]) -> Float64[Tensor, "cells"]:
     """Sums of terms to the nearest float64, ties to even. Each term is at most half of the unit of those before it."""
     total, *others = terms
     error, rest = torch.zeros_like(total), torch.zeros_like(total)
@@ -180,19 +149,6 @@ class PairRows:
     max_abs: Float32[Tensor, "pairs"]
 
 
-@dataclass(frozen=True)
-class PairDigits:
-    """Sums over some tokens that can be added to others: pairs that were coactive, in ascending order of their cell."""
-
-    cell: Int64[Tensor, "pairs"]
-    n_coactive: Int64[Tensor, "pairs"]
-    n_stored: Int64[Tensor, "pairs"]
-    sum: Digits
-    sum_abs: Digits
-    sum_sq: Digits
-    max_abs: Float32[Tensor, "pairs"]
-
-
 class StripSums:
     """Accumulators of a strip: cell = (out_latent - first) * width + in_latent. `add` takes entries in any order.
 
@@ -205,47 +161,21 @@ class StripSums:
         self._n_stored = torch.zeros(cells, dtype=torch.int64)
         self._n_dropped: Int64[Tensor, "cells"] | None = None
         self._max_abs = torch.zeros(cells, dtype=torch.float32)
-        self._additions, self._on_grid = 0, units.bits == GRID_BITS
 
     def add(self, cell: Int64[Tensor, "entries"], value: Float32[Tensor, "entries"]) -> None:
         """Add stored entries."""
-        self._make_room(len(cell))
         exact, magnitude = value.double(), value.abs()
         _add(cell, exact, self._sum, self._sum_abs)
         _add(cell, exact.square(), self._sum_sq)
         self._n_stored.scatter_add_(0, cell, torch.ones_like(cell))
         self._max_abs.scatter_reduce_(0, cell, magnitude, "amax")
 
-    def _make_room(self, additions: int) -> None:
-        """Units of a grid leave room for so many additions to a digit, not for all of a run's tokens."""
-        self._additions += additions
-        if self._on_grid and self._additions > _GRID_ADDITIONS:
-            for each in (self._sum, self._sum_abs, self._sum_sq):
-                each.carry()
-            self._additions = additions
-
     def add_coactive(self, cell: Int64[Tensor, "coactive"], stored: Int64[Tensor, "entries"]) -> None:
         """Say that these cells were coactive where only the `stored` ones of them have an entry."""
-        dropped = self._dropped()
-        dropped.scatter_add_(0, cell, torch.ones_like(cell))
-        dropped.scatter_add_(0, stored, -torch.ones_like(stored))
-
-    def _dropped(self) -> Int64[Tensor, "cells"]:
         if self._n_dropped is None:
             self._n_dropped = torch.zeros_like(self._n_stored)
-        return self._n_dropped
-
-    def add_sums(self, pairs: PairDigits) -> None:
-        """Add sums that were taken by `take_digits`."""
-        self._make_room(1)
-        cell = pairs.cell
-        self._sum.add_digits(cell, pairs.sum)
-        self._sum_abs.add_digits(cell, pairs.sum_abs)
-        self._sum_sq.add_digits(cell, pairs.sum_sq)
-        self._n_stored[cell] += pairs.n_stored
-        if bool((pairs.n_coactive != pairs.n_stored).any()):
-            self._dropped()[cell] += pairs.n_coactive - pairs.n_stored
-        self._max_abs[cell] = torch.maximum(self._max_abs[cell], pairs.max_abs)
+        self._n_dropped.scatter_add_(0, cell, torch.ones_like(cell))
+        self._n_dropped.scatter_add_(0, stored, -torch.ones_like(stored))
 
     def take(self) -> PairRows:
         """The pairs with a stored entry; everything is 0 afterwards."""
@@ -254,20 +184,6 @@ class StripSums:
         n_coactive = n_stored if self._n_dropped is None else n_stored + self._n_dropped[cell]
         if self._n_dropped is not None:
             self._n_dropped.zero_()
-        self._additions = 0
         return PairRows(
             cell, n_coactive, n_stored, self._sum.take(cell), self._sum_abs.take(cell), self._sum_sq.take(cell), largest
         )
-
-    def take_digits(self) -> PairDigits:
-        """The pairs that were coactive, with exact sums; everything is 0 afterwards. Only for units of the grid."""
-        coactive = self._n_stored if self._n_dropped is None else self._n_stored + self._n_dropped
-        cell = torch.nonzero(coactive).flatten()
-        n_coactive = coactive[cell]
-        if self._n_dropped is not None:
-            self._n_dropped.zero_()
-        self._additions = 0
-        return PairDigits(
-            cell, n_coactive, _taken(self._n_stored, cell), self._sum.take_digits(cell),
-            self._sum_abs.take_digits(cell), self._sum_sq.take_digits(cell), _taken(self._max_abs, cell),
-        )  # fmt: skip

@@ -31,7 +31,7 @@ def page(runs: Sequence[RunData], pictures: Mapping[str, Sequence[Picture]]) -> 
     """The page as one HTML document that needs nothing else: no network, no script, no font."""
     body = {
         "causal": sections.causal_section(runs, pictures.get("causal", ())),
-        "sizes": sections.sizes_section(pictures.get("sizes", ())),
+        "sizes": sections.sizes_section(runs, pictures.get("sizes", ())),
         "second": sections.second_section(runs, pictures.get("second", ())),
         "pairs": sections.pairs_section(runs),
         "quality": sections.quality_section(runs),

@@ -120,6 +120,9 @@ def _gather(
 ) -> RunData:
     from jacobian_core.sql.reports import list_reports, run_report, run_sql
 
+    facts = run_sql(connection, "SELECT * FROM runs WHERE run_id = $run_id", {"run_id": run_id}).to_pylist()
+    if not facts:
+        raise QueryError(f"there is no run {run_id!r}.", "`jacobian runs` lists the runs.")
     existing = {info.name for info in list_reports()}
     reports: dict[str, list[Row]] = {}
     missing: dict[str, str] = {}
@@ -131,12 +134,10 @@ def _gather(
             table = known[name] if name in known else run_report(connection, name, {"run_id": run_id})
             reports[name] = table.to_pylist()
         except QueryError as error:
-            logger.warning("page of %s without %s: %s", run_id, name, error)
+            expected = facts[0]["keep"] == "aggregates"  # what it did not keep is no news
+            logger.log(logging.DEBUG if expected else logging.WARNING, "page of %s without %s: %s", run_id, name, error)
             missing[name] = error.problem
     add_text(connection, run_id, reports.get("top_interventions", []))
-    facts = run_sql(connection, "SELECT * FROM runs WHERE run_id = $run_id", {"run_id": run_id}).to_pylist()
-    if not facts:
-        raise QueryError(f"there is no run {run_id!r}.", "`jacobian runs` lists the runs.")
     label, series = shown_as
     fact = short_paths(facts[0])
     checks = _checks(connection, run_id, facts[0])

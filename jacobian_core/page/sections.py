@@ -9,6 +9,7 @@ from jacobian_core.page import causal, contexts, curves, distributions, shapes
 from jacobian_core.page.gather import Row, RunData
 from jacobian_core.page.markup import details, element, facts, figures, paragraph, section, table, text
 from jacobian_core.page.picture import Cell, Picture, percent, shown
+from jacobian_core.sql.entries import SETTING
 from jacobian_core.sql.reports import report_info
 
 _NO_INTERVENTIONS = (
@@ -63,10 +64,14 @@ def _key_figures(runs: Sequence[RunData]) -> str:
 def _key_facts(run: RunData) -> list[tuple[str, str]]:
     f = run.facts
     dropped = 1 - f["entries_stored"] / f["entries_total"] if f["entries_total"] else 0.0
+    summed = ", summed by pair" if f["keep"] == "aggregates" else ""
     return [
         ("tokens", shown(f["tokens"])),
         ("documents", shown(f["documents"])),
-        ("Jacobian entries", shown(f["entries_stored"]) + (f" ({percent(dropped)} dropped)" if dropped else "")),
+        (
+            f"Jacobian entries{summed}",
+            shown(f["entries_stored"]) + (f" ({percent(dropped)} dropped)" if dropped else ""),
+        ),
         ("latents in × out", f"{shown(f['n_in_latents'])} × {shown(f['n_out_latents'])}"),
         ("variance unexplained, in / out", f"{percent(f['fvu_in'])} / {percent(f['fvu_out'])}"),
         ("state", "complete" if f["complete"] else "still running"),
@@ -102,9 +107,18 @@ def _share_or_value(value: Cell, is_share: bool) -> Cell:
     return percent(value) if is_share and isinstance(value, float) else value
 
 
-def sizes_section(pictures: Sequence[Picture]) -> str:
-    """Histograms, threshold curves, convergence."""
-    return section("sizes", "How sparse is the Jacobian?", figures(pictures)) if pictures else ""
+def sizes_section(runs: Sequence[RunData], pictures: Sequence[Picture]) -> str:
+    """Histograms, threshold curves, convergence; and why a run is in some of them only."""
+    lacking = without_entries(runs, "no figures of single entries and of convergence, and no intervals")
+    return section("sizes", "How sparse is the Jacobian?", lacking, figures(pictures)) if pictures else ""
+
+
+def without_entries(runs: Sequence[RunData], therefore: str) -> str:
+    """A sentence on the runs that keep aggregates alone; '' where there are none."""
+    names = [run.label for run in runs if run.facts["keep"] == "aggregates"]
+    if not names:
+        return ""
+    return paragraph(f"Of {', '.join(names)} the sums of pairs were kept, not single entries ({SETTING}): {therefore}.")
 
 
 def second_section(runs: Sequence[RunData], pictures: Sequence[Picture]) -> str:
@@ -123,9 +137,10 @@ def second_section(runs: Sequence[RunData], pictures: Sequence[Picture]) -> str:
 def pairs_section(runs: Sequence[RunData]) -> str:
     """The strongest pairs in context."""
     body = "".join(_for_run(runs, run, contexts.strongest_pairs(run)) for run in runs)
+    lacking = without_entries(runs, "no tokens to show with the pairs; the report mean_max_aggregates lists these")
     if not body:
-        return ""
-    lead = paragraph(
+        return section("pairs", "The strongest pairs, in context", lacking) if lacking else ""
+    lead = lacking + paragraph(
         "Pairs by mean |J| over all tokens. Under each, the tokens at which its |J| is largest: the token is marked, "
         "↵ is a line break."
     )
@@ -200,7 +215,7 @@ def provenance_section(runs: Sequence[RunData]) -> str:
         sections = [name for name in ("identity", "artifact", "model", "versions", "quality") if run.record.get(name)]
         rest = {name: run.record[name] for name in sections}
         record = details("record", element("pre", text_lines(_json(rest)), tabindex="0"))
-        absent = "".join(paragraph(f"Without {name}: {why}.") for name, why in sorted(run.missing.items()))
+        absent = "".join(paragraph(f"Without {name}: {why.rstrip('.')}.") for name, why in sorted(run.missing.items()))
         parts.append(_for_run(runs, run, described + config + record + (details("left out", absent) if absent else "")))
     return section("provenance", "Where this is from", *parts)
 
@@ -228,6 +243,9 @@ def _provenance(run: RunData) -> list[tuple[str, str]]:
         ("SAE pair", str(f["artifact"])),
         ("MLP input", str(f["mlp_input"])),
         ("derivatives", f"{f['derivatives']}, at the {f['evaluate_at']}, scope {f['scope']}"),
-        ("stored entries", f"|J| ≥ {shown(f['min_abs'])}" if f["thresholded"] else "all of them"),
+        (
+            "summed entries, none kept" if f["keep"] == "aggregates" else "stored entries",
+            f"|J| ≥ {shown(f['min_abs'])}" if f["thresholded"] else "all of them",
+        ),
         ("versions", chosen or "not known yet"),
     ]

@@ -14,7 +14,7 @@ import tempfile
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -22,7 +22,6 @@ from queue import Empty, SimpleQueue
 import numpy as np
 import pyarrow as pa
 import torch
-from jaxtyping import Int64
 
 from jacobian_core.config import LakeConfig
 from jacobian_core.contracts import PAIR_STATS
@@ -30,29 +29,35 @@ from jacobian_core.errors import LakeError, QueryError
 from jacobian_core.lake.layout import Lake
 from jacobian_core.lake.manifest import BlockMarker
 from jacobian_core.lake.parts import PartWriter, PreparedPart
+from jacobian_core.numerics.pair_digits import rounded_sums
 from jacobian_core.numerics.pair_sums import PairRows, StripSums, Units, units_of
-from jacobian_core.pairs.rows import BlockRows, Codes, Rows, open_rows, rows_folder
+from jacobian_core.pairs.adding import add_block, cells_of
+from jacobian_core.pairs.chosen import Chosen, merged_sources
+from jacobian_core.pairs.merging import strip_sums
+from jacobian_core.pairs.rows import BlockRows, Facts, open_rows, rows_folder
 from jacobian_core.pairs.sorting import make_rows
+from jacobian_core.pairs.sums_file import SumsFile, open_sums
 from jacobian_core.sql.run_facts import RunSnapshot, run_snapshot
 from jacobian_core.work.tables import make_table
 
 PAIR_STATS_ACTIVE = "active"
 """Block id of the part of `pair_stats` that holds scope 'active'."""
 _CELLS = 1 << 22
+_MERGED_CELLS = 1 << 19
+"""The same where sums are merged, of which every cell can have one in each file."""
 _THREADS = 4
 """Strips that are summed at once at most: each has accumulators of its own (280 MB), and one thread writes the part."""
-_ADDED_ENTRIES = 1 << 15
-"""Entries that are added at once: torch then stays on the thread that calls it."""
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class _Run:
-    """What every strip needs: the blocks and where their rows are, the matrix' width, the units, idle accumulators."""
+    """What every strip needs: blocks and where their rows are, sums of others, the matrix' width, units, idle sums."""
 
     folder: Path
     blocks: Sequence[BlockMarker]
+    merged: Sequence[Path] | None
     n_out: int
     n_in: int
     units: Units
@@ -61,7 +66,8 @@ class _Run:
     @property
     def outs(self) -> int:
         """Output latents of a strip: what fits, but a strip for every thread."""
-        return max(1, min(_CELLS // self.n_in, -(-self.n_out // _THREADS)))
+        cells = _CELLS if self.merged is None else _MERGED_CELLS
+        return max(1, min(cells // self.n_in, -(-self.n_out // _THREADS)))
 
     @contextmanager
     def sums(self) -> Iterator[StripSums]:
@@ -77,15 +83,16 @@ class _Run:
 def build_pair_stats(lake: Lake, run_id: str, config: LakeConfig, threads: int | None = None) -> PreparedPart:
     """Sum the run's finished blocks into `pair_stats`, scope 'active'; the part is for `publish_run` to publish.
 
-    Reads a run in progress (its block markers) as well as a finished one that was not compacted. Raises QueryError
-    where there is no such run, LakeError where a part is missing or breaks its contract, or the disk is full.
+    Reads a run in progress (its block markers) as well as a finished one that was not compacted and kept its entries.
+    Raises QueryError where there is no such run, LakeError where a part is missing or breaks its contract, or the disk
+    is full.
     """
     state = run_snapshot(lake, run_id)
     if state is None:
         raise QueryError(f"{lake.root} has no run {run_id}.", "`jacobian runs` lists the runs.")
-    with _folder(lake, state) as folder, _one_thread_each(), ThreadPoolExecutor(_threads(threads)) as pool:
-        made = sum(pool.map(lambda marker: make_rows(lake, run_id, folder, marker), state.blocks))
-        run = _widths(folder, state.blocks, int(state.total("tokens")))
+    with _chosen(lake, state) as found, _one_thread_each(), ThreadPoolExecutor(_threads(threads)) as pool:
+        made = sum(pool.map(lambda marker: make_rows(lake, run_id, found.folder, marker), found.blocks))
+        run = _widths(found, int(state.total("tokens")))
         with PartWriter(lake, PAIR_STATS, run_id, PAIR_STATS_ACTIVE, config) as writer:
             for table in _in_order(pool, run):
                 writer.write(table)
@@ -101,31 +108,34 @@ def _threads(asked: int | None) -> int:
 
 
 def count_pairs(lake: Lake, run_id: str, block_ids: Sequence[str]) -> int:
-    """Pairs that have an entry in these finished blocks of a run in progress."""
-    folder, seen = rows_folder(lake, run_id), 0
+    """Pairs that have an entry in these finished blocks of a run in progress, none of which were merged."""
     blocks = [marker for marker in lake.markers(run_id) if marker.block_id in block_ids]
+    folder, seen = rows_folder(lake, run_id), 0
     for marker in blocks:
         make_rows(lake, run_id, folder, marker)
-    run = _widths(folder, blocks, tokens=1)
+    run = _widths(Chosen(folder, blocks), tokens=1)
     for start in range(0, run.n_out, run.outs):
         outs = range(start, min(start + run.outs, run.n_out))
         used = np.zeros(len(outs) * run.n_in, bool)
         for marker in blocks:
             with _opened(folder, marker) as block:
                 for rows in block.strip(outs):
-                    used[_cells(rows, start, run.n_in)] = True
+                    used[cells_of(rows, start, run.n_in)] = True
         seen += int(used.sum())
     return seen
 
 
 @contextmanager
-def _folder(lake: Lake, state: RunSnapshot) -> Iterator[Path]:
-    """Where rows are kept. A finished run has no work folder, and must not get one: it would look as if it went on."""
-    if not state.complete:
-        yield rows_folder(lake, state.run_id)
-        return
-    with tempfile.TemporaryDirectory(prefix="jacobian-pairs-") as folder:
-        yield Path(folder)
+def _chosen(lake: Lake, state: RunSnapshot) -> Iterator[Chosen]:
+    """What to sum, and where rows are: a finished run must not get a work folder, or it would look as if it went on."""
+    if any(marker.entries_sha256 for marker in state.blocks):
+        with merged_sources(lake, state) as found:
+            yield found
+    elif not state.complete:
+        yield Chosen(rows_folder(lake, state.run_id), state.blocks)
+    else:
+        with tempfile.TemporaryDirectory(prefix="jacobian-pairs-") as folder:
+            yield Chosen(Path(folder), state.blocks)
 
 
 @contextmanager
@@ -139,13 +149,16 @@ def _one_thread_each() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _widths(folder: Path, blocks: Sequence[BlockMarker], tokens: int) -> _Run:
+def _widths(found: Chosen, tokens: int) -> _Run:
     """The run as strips need it."""
-    n_out, n_in, largest = 0, 1, 0.0
-    for marker in blocks:
-        with _opened(folder, marker) as rows:
-            n_out, n_in, largest = max(n_out, rows.widths[0]), max(n_in, rows.widths[1]), max(largest, rows.largest)
-    return _Run(folder, blocks, n_out, n_in, units_of(tokens, largest))
+    facts = Facts()
+    for marker in found.blocks:
+        with _opened(found.folder, marker) as rows:
+            facts |= rows.facts
+    for path in found.merged or ():
+        with open_sums(path) as sums:
+            facts |= sums.facts
+    return _Run(found.folder, found.blocks, found.merged, *facts.widths, units_of(tokens, facts.largest))
 
 
 @contextmanager
@@ -171,31 +184,16 @@ def _in_order(pool: ThreadPoolExecutor, run: _Run) -> Iterator[pa.Table]:
 
 def _strip(run: _Run, outs: range) -> pa.Table:
     """`pair_stats` of some output latents."""
+    if run.merged is not None:
+        with ExitStack() as held:
+            sources: list[BlockRows | SumsFile] = [held.enter_context(open_sums(path)) for path in run.merged]
+            sources += [held.enter_context(_opened(run.folder, marker)) for marker in run.blocks]
+            return _table(rounded_sums(strip_sums(sources, outs, run.n_in)), outs.start, run.n_in)
     with run.sums() as sums:
         for marker in run.blocks:
             with _opened(run.folder, marker) as block:
-                codes = block.codes() if block.thresholded else None
-                for rows in block.strip(outs):
-                    _add(sums, rows, outs.start, run.n_in, codes)
+                add_block(block, sums, outs, run.n_in)
         return _table(sums.take(), outs.start, run.n_in)
-
-
-def _add(sums: StripSums, rows: Rows, first: int, n_in: int, codes: Codes | None) -> None:
-    cell = torch.from_numpy(_cells(rows, first, n_in))
-    value = torch.from_numpy(rows.value)
-    for start in range(0, len(cell), _ADDED_ENTRIES):
-        sums.add(cell[start : start + _ADDED_ENTRIES], value[start : start + _ADDED_ENTRIES])
-    if codes is not None:
-        row_cell = (rows.out_latent.astype(np.int64) - first) * n_in
-        sums.add_coactive(torch.from_numpy(np.repeat(row_cell, codes.counts(rows.token)) + codes.of(rows.token)), cell)
-
-
-def _cells(rows: Rows, first: int, n_in: int) -> Int64[np.ndarray, "entries"]:
-    """The cell of each entry in a strip that begins with output latent `first`."""
-    cells: Int64[np.ndarray, "entries"] = (
-        np.repeat((rows.out_latent.astype(np.int64) - first) * n_in, rows.lengths) + rows.in_latent
-    )
-    return cells
 
 
 def _table(pairs: PairRows, first: int, n_in: int) -> pa.Table:

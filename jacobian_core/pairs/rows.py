@@ -6,14 +6,17 @@ file holds record batches of about 32,000 entries, and says which output latent 
 output latents is read from any number of blocks without reading the rest.
 
 A file carries the digest of the entries that it was made of, and counts only for a block whose marker names the same.
+Of a run that keeps aggregates alone these files are all there is of the entries, until groups of blocks are summed
+(`levels.py`): they are placed before the block's marker, and named by their digest, so that none replaces another.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +28,44 @@ from jacobian_core.lake.layout import Lake
 from jacobian_core.lake.manifest import BlockMarker
 from jacobian_core.resources import cache_folder
 
-VERSION = 1
+VERSION = 2
 HEADER = b"jacobian_flows.rows"
 ROWS_SUFFIX, CODES_SUFFIX = ".arrow", "-codes.arrow"
+DIGEST_DIGITS = 12
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of entries without reading them: how many tokens they are of, the sizes of |J|, widths.
+
+    Widths are one more than the largest output and input latent; `smallest` is that of values other than 0.
+    """
+
+    tokens: int = 0
+    largest: float = 0.0
+    smallest: float = math.inf
+    widths: tuple[int, int] = (0, 1)
+    thresholded: bool = False
+
+    def __or__(self, other: Facts) -> Facts:
+        """The facts of both together."""
+        return Facts(
+            self.tokens + other.tokens, max(self.largest, other.largest), min(self.smallest, other.smallest),
+            (max(self.widths[0], other.widths[0]), max(self.widths[1], other.widths[1])),
+            self.thresholded or other.thresholded,
+        )  # fmt: skip
+
+    def record(self) -> dict[str, Any]:
+        """As a header has them."""
+        return {name: value for name, value in asdict(self).items() if value != math.inf}
+
+    @classmethod
+    def of(cls, header: dict[str, Any]) -> Facts:
+        """From a header that has them among others."""
+        return cls(
+            header["tokens"], header["largest"], header.get("smallest", math.inf), tuple(header["widths"]),
+            header["thresholded"],
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -73,20 +111,9 @@ class BlockRows:
         self._firsts = np.array(header["first_out_latents"], np.int64)
 
     @property
-    def widths(self) -> tuple[int, int]:
-        """One more than the largest output and input latent."""
-        out, in_ = self._header["widths"]
-        return int(out), int(in_)
-
-    @property
-    def largest(self) -> float:
-        """The largest stored |J|."""
-        return float(self._header["largest"])
-
-    @property
-    def thresholded(self) -> bool:
-        """Whether entries of the block were dropped; only then it has `codes`."""
-        return bool(self._header["thresholded"])
+    def facts(self) -> Facts:
+        """What is known of the block's entries; only if some were dropped (`thresholded`) it has `codes`."""
+        return Facts.of(self._header)
 
     def strip(self, outs: range) -> Iterator[Rows]:
         """The rows of these output latents, a record batch at a time."""
@@ -123,10 +150,16 @@ def rows_folder(lake: Lake, run_id: str) -> Path:
     return work / "pairs" if isinstance(work, Path) else cache_folder() / "pairs" / run_id
 
 
+def rows_name(marker: BlockMarker) -> str:
+    """What the files of a block's rows are called, without their suffixes."""
+    digest = marker.entries_sha256
+    return marker.block_id if digest is None else f"{marker.block_id}-{digest[:DIGEST_DIGITS]}"
+
+
 @contextmanager
 def open_rows(folder: Path, marker: BlockMarker) -> Iterator[BlockRows | None]:
     """The rows of a block; None where there is no file, or one that was not made of these entries."""
-    path = folder / f"{marker.block_id}{ROWS_SUFFIX}"
+    path = folder / f"{rows_name(marker)}{ROWS_SUFFIX}"
     with ExitStack() as held:
         try:
             file = held.enter_context(pa.OSFile(str(path), "r"))
@@ -134,6 +167,5 @@ def open_rows(folder: Path, marker: BlockMarker) -> Iterator[BlockRows | None]:
             header = json.loads((reader.schema.metadata or {}).get(HEADER, b"{}"))
         except (OSError, pa.ArrowException, ValueError):
             header = {}
-        digest = marker.parts["jacobian_entries"].sha256
-        known = header.get("version") == VERSION and header.get("entries_sha256") == digest
+        known = header.get("version") == VERSION and header.get("entries_sha256") == marker.entries_digest
         yield BlockRows(path, header, reader) if known else None

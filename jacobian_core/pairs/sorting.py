@@ -6,7 +6,9 @@ output latents, a 32nd of the entries, is all. The files take 6 bytes an entry w
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -21,12 +23,22 @@ from jacobian_core.lake.layout import Lake
 from jacobian_core.lake.manifest import BlockMarker
 from jacobian_core.lake.publish import publishing
 from jacobian_core.lake.validate import open_part
-from jacobian_core.pairs.rows import CODES_SUFFIX, HEADER, ROWS_SUFFIX, VERSION, open_rows, rows_folder
+from jacobian_core.pairs.rows import (
+    CODES_SUFFIX,
+    DIGEST_DIGITS,
+    HEADER,
+    ROWS_SUFFIX,
+    VERSION,
+    Facts,
+    open_rows,
+    rows_folder,
+    rows_name,
+)
 
 _BATCH_ENTRIES = 1 << 15
 _NARROW = 1 << 16
-_ENTRIES = ("token_id", "out_latent", "in_latent", "value")
-_CODES = ("token_id", "side", "latent")
+ENTRY_COLUMNS = ("token_id", "out_latent", "in_latent", "value")
+CODE_COLUMNS = ("token_id", "side", "latent")
 
 
 def gather_rows(lake: Lake, run_id: str, block_id: str) -> None:
@@ -44,11 +56,14 @@ def make_rows(lake: Lake, run_id: str, folder: Path, marker: BlockMarker) -> boo
     with open_rows(folder, marker) as found:
         if found is not None:
             return False
+    if marker.entries_sha256 is not None:
+        problem = f"{folder}: the entries of block {marker.block_id} are gone; the run keeps aggregates alone."
+        raise LakeError(problem, "Start the same command again: the block is computed anew.")
     token_ids = _columns(lake, marker, "tokens", ("token_id",)).column("token_id").to_numpy()
-    entries = _columns(lake, marker, "jacobian_entries", _ENTRIES)
+    entries = _columns(lake, marker, "jacobian_entries", ENTRY_COLUMNS)
     dropped = marker.totals["entries_stored"] != marker.totals["entries_total"]
-    codes = _columns(lake, marker, "latents", _CODES) if dropped else None
-    made = encode_rows(marker, token_ids, entries, codes)
+    codes = _columns(lake, marker, "latents", CODE_COLUMNS) if dropped else None
+    _, made = encode_rows(rows_name(marker), marker.entries_digest, token_ids, entries, codes)
     if not lake.locks or folder != rows_folder(lake, run_id):
         _write_all(folder, made)
         return True
@@ -78,10 +93,13 @@ def _columns(lake: Lake, marker: BlockMarker, table: str, columns: tuple[str, ..
 
 
 def encode_rows(
-    marker: BlockMarker, token_ids: Int64[np.ndarray, "tokens"], entries: pa.Table, codes: pa.Table | None
-) -> dict[str, bytes]:
-    """The files of a block's rows by name; `codes` is its `latents` where entries were dropped, else None."""
-    ids, out, in_, value = (entries.column(name).to_numpy() for name in _ENTRIES)
+    name: str, digest: str | None, token_ids: Int64[np.ndarray, "tokens"], entries: pa.Table, codes: pa.Table | None
+) -> tuple[str, dict[str, bytes]]:
+    """The digest of a block's entries (without one, that of its rows, which ends the name), and its files by name.
+
+    `codes` is the block's `latents` where entries were dropped, else None.
+    """
+    ids, out, in_, value = (entries.column(column).to_numpy() for column in ENTRY_COLUMNS)
     starts = _starts(ids)
     token = np.repeat(np.searchsorted(token_ids, ids[starts]), np.diff(np.append(starts, len(ids))))
     key = token << 32 | out
@@ -102,13 +120,32 @@ def encode_rows(
         }
     ).take(np.argsort(row_out, kind="stable"))
     cuts = _cuts(table.column("in_latent").combine_chunks())
+    if digest is None:
+        digest = _digest_of(table, lists)
+        name = f"{name}-{digest[:DIGEST_DIGITS]}"
+    magnitude = np.abs(value)
+    facts = Facts(
+        len(token_ids), float(magnitude.max(initial=0)), float(magnitude.min(initial=math.inf, where=magnitude > 0)),
+        (widths[0], widths[1]), codes is not None,
+    )  # fmt: skip
     header = {
-        "version": VERSION, "entries_sha256": marker.parts["jacobian_entries"].sha256, "widths": widths,
-        "thresholded": codes is not None, "largest": float(np.abs(value).max(initial=0)),
+        "version": VERSION, "entries_sha256": digest, **facts.record(),
         "first_out_latents": table.column("out_latent").to_numpy()[cuts[:-1]].tolist(),
     }  # fmt: skip
-    made = {} if lists is None else {f"{marker.block_id}{CODES_SUFFIX}": _encode(lists, [0, lists.num_rows], {})}
-    return made | {f"{marker.block_id}{ROWS_SUFFIX}": _encode(table, cuts, header)}  # written last: it vouches
+    made = {} if lists is None else {f"{name}{CODES_SUFFIX}": _encode(lists, [0, lists.num_rows], {})}
+    return digest, made | {f"{name}{ROWS_SUFFIX}": _encode(table, cuts, header)}  # written last: it vouches
+
+
+def _digest_of(rows: pa.Table, codes: pa.Table | None) -> str:
+    """SHA-256 of the values of rows and codes, and of where each row of them begins."""
+    found = hashlib.sha256()
+    for table in (rows, codes) if codes is not None else (rows,):
+        for name in table.column_names:
+            column: Any = table.column(name).combine_chunks()
+            found.update(f"{name} {len(column)} {column.type}\n".encode())
+            for array in (column.offsets, column.values) if isinstance(column, pa.ListArray) else (column,):
+                found.update(np.ascontiguousarray(array).tobytes())
+    return found.hexdigest()
 
 
 def _coded(token_ids: Int64[np.ndarray, "tokens"], codes: pa.Table) -> tuple[Any, Any, pa.Table]:

@@ -49,9 +49,10 @@ def run_identity(
 
 
 def _jacobian(config: RunConfig) -> dict[str, JsonValue]:
-    """The settings of the Jacobian; the usual precision is left out, as runs made before there was another had none."""
-    usual = config.jacobian.precision == "float32"
-    return config.jacobian.model_dump(mode="json", exclude={"precision"} if usual else None)
+    """The settings of the Jacobian; what is usual and newer than some runs is left out, as these did not have it."""
+    usual = {"precision": "float32", "keep": "entries"}
+    left_out = {name for name, value in usual.items() if getattr(config.jacobian, name) == value}
+    return config.jacobian.model_dump(mode="json", exclude=left_out)
 
 
 def shard_content(shard: Shard) -> str:

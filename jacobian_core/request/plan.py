@@ -23,7 +23,7 @@ from jacobian_core.lake.layout import Lake
 from jacobian_core.lake.manifest import RunManifest
 from jacobian_core.numerics.all_inputs import accumulator_bytes
 from jacobian_core.pipeline import BlockResult, RunRef
-from jacobian_core.request.unit_costs import PairGrowth, UnitCosts
+from jacobian_core.request.unit_costs import Merging, PairGrowth, UnitCosts
 
 _BLOCKS = 6
 """Blocks of the calibration; rates are those of the later half."""
@@ -130,7 +130,7 @@ def unit_costs(config: RunConfig, measured: Calibration) -> UnitCosts:
     manifest, tokens = measured.manifest, measured.tokens
     sizes = {table: sum(part.bytes for part in parts) for table, parts in manifest.all_parts().items()}
     active = next(part for part in manifest.parts["pair_stats"] if part.path.endswith("part-active.parquet"))
-    entries, entry_bytes = int(manifest.totals["entries_stored"]), sizes.pop("jacobian_entries")
+    entries, entry_bytes = int(manifest.totals["entries_stored"]), sizes.pop("jacobian_entries", 0)
     fixed = sizes.pop("pair_stats") - active.bytes  # sums over all inputs: a row for every pair, from the start
     halves = measured.results[: max(1, len(measured.results) // 2)]
     timed = sum(result.tokens for result in measured.results[measured.later])
@@ -149,7 +149,17 @@ def unit_costs(config: RunConfig, measured: Calibration) -> UnitCosts:
         sum_seconds=sums,
         check_seconds=max(0.0, measured.publish_seconds - sums),
         checks_max_entries=config.quality.checks_max_entries,
+        merging=_merging(config, measured),
     )
+
+
+def _merging(config: RunConfig, measured: Calibration) -> Merging | None:
+    """How the run merges on its way; the calibration has too few blocks to do so."""
+    if config.jacobian.keep == "entries":
+        return None
+    from jacobian_core.pairs.levels import FAN_IN
+
+    return Merging(measured.tokens / len(measured.results), FAN_IN)
 
 
 def _run_blocks(run: RunRef) -> tuple[list[BlockResult], list[float], bool]:

@@ -8,10 +8,13 @@ being fitted to a short run's first half and whole. Fitting is all that is model
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 _ENTRY_WEIGHT, _PAIR_WEIGHT = 85.0, 250.0
 """Nanoseconds of an entry and of a pair in the sums at a run's end (two cores): only their ratio is used."""
+_MERGED_BYTES, _ROW_BYTES = 14.0, 6.5
+"""Bytes of a pair in merged sums, and of an entry in rows, that are in the work folder while a run goes on."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ class PairGrowth:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a run takes: rows, bytes in the lake, seconds of this machine by step."""
+    """What a run takes: rows, bytes in the lake and at most in its work folder, seconds of this machine by step."""
 
     tokens: int
     entries: float
@@ -54,6 +57,7 @@ class Cost:
     entry_bytes: float
     pair_bytes: float
     other_bytes: float
+    work_bytes: float
     seconds: dict[str, float]
 
     @property
@@ -68,8 +72,45 @@ class Cost:
 
 
 @dataclass(frozen=True)
+class Merging:
+    """How a run that keeps aggregates alone merges on its way: `fan_in` files into one, from blocks of so many tokens.
+
+    The last group of each level, which is merged at the end, is left out; so is that groups end with a shard.
+    """
+
+    block_tokens: float
+    fan_in: int
+
+    def levels(self, tokens: float) -> Iterator[float]:
+        """Tokens of a group of each level that a run of so many tokens comes to."""
+        group = self.block_tokens * self.fan_in
+        while group <= tokens:
+            yield group
+            group *= self.fan_in
+
+    def weight(self, tokens: float, growth: PairGrowth, entries_per_token: float, reads: tuple[float, float]) -> float:
+        """What all merges weigh; `reads` are the weights of an entry that is read, and of a pair that is written."""
+        entry, pair = reads
+        total, read = 0.0, self.block_tokens * self.fan_in * entries_per_token
+        for group in self.levels(tokens):
+            written = growth.at(group)
+            total += tokens / group * (entry * read + pair * written)
+            read = self.fan_in * written
+        return total
+
+    def most_bytes(self, tokens: float, growth: PairGrowth, entries_per_token: float) -> float:
+        """The most that lies in the work folder: a file less than are merged, of every level."""
+        rows = min(tokens, self.block_tokens * (self.fan_in - 1)) * entries_per_token * _ROW_BYTES
+        merged = sum(min(self.fan_in - 1, tokens // group) * growth.at(group) for group in self.levels(tokens))
+        return rows + merged * _MERGED_BYTES
+
+
+@dataclass(frozen=True)
 class UnitCosts:
-    """Measured costs: seconds to start, and of a token; of all sums and checks for the measured entries and pairs."""
+    """Measured costs: seconds to start, and of a token; of all sums and checks for the measured entries and pairs.
+
+    `merging` is None where entries are kept.
+    """
 
     growth: PairGrowth
     entries_per_token: float
@@ -82,21 +123,39 @@ class UnitCosts:
     sum_seconds: float
     check_seconds: float
     checks_max_entries: int
+    merging: Merging | None = None
 
     def cost(self, tokens: int) -> Cost:
         """What a run of so many tokens takes."""
         entries, pairs = tokens * self.entries_per_token, self.growth.at(tokens)
         measured = self.growth.tokens * self.entries_per_token
-        weight = _ENTRY_WEIGHT * entries + _PAIR_WEIGHT * pairs
-        measured_weight = _ENTRY_WEIGHT * measured + _PAIR_WEIGHT * self.growth.pairs
+        summed = _ENTRY_WEIGHT * measured + _PAIR_WEIGHT * self.growth.pairs
         checked = entries <= self.checks_max_entries
+        merges, weight, work_bytes = self._sums(tokens, entries, pairs)
+        seconds = {
+            "start": self.start_seconds,
+            "compute": tokens * self.seconds_per_token,
+            "sums": self.sum_seconds * (weight / summed if summed else 1.0),
+            "checks": self.check_seconds * max(1.0, entries / measured if checked and measured else 0.0),
+        }
+        if self.merging is not None:
+            seconds["merges"] = self.sum_seconds * (merges / summed if summed else 0.0)
         return Cost(
             tokens=tokens, entries=entries, pairs=pairs, entry_bytes=entries * self.bytes_per_entry,
             pair_bytes=pairs * self.bytes_per_pair, other_bytes=tokens * self.bytes_per_token + self.fixed_bytes,
-            seconds={
-                "start": self.start_seconds,
-                "compute": tokens * self.seconds_per_token,
-                "sums": self.sum_seconds * (weight / measured_weight if measured_weight else 1.0),
-                "checks": self.check_seconds * max(1.0, entries / measured if checked and measured else 0.0),
-            },
+            work_bytes=work_bytes, seconds=seconds,
+        )  # fmt: skip
+
+    def _sums(self, tokens: int, entries: float, pairs: float) -> tuple[float, float, float]:
+        """Weights of merges on the way and of the sums at the end, and the most bytes in the work folder."""
+        last = _PAIR_WEIGHT * pairs
+        if self.merging is None:
+            return 0.0, _ENTRY_WEIGHT * entries + last, entries * _ROW_BYTES
+        weights = (_ENTRY_WEIGHT, _PAIR_WEIGHT)
+        merges = self.merging.weight(tokens, self.growth, self.entries_per_token, weights)
+        left = tokens % (self.merging.block_tokens * self.merging.fan_in) * self.entries_per_token
+        merged = sum(self.growth.at(group) for group in self.merging.levels(tokens))
+        return (
+            merges, _ENTRY_WEIGHT * (left + merged) + last,
+            self.merging.most_bytes(tokens, self.growth, self.entries_per_token),
         )  # fmt: skip

@@ -18,6 +18,7 @@ from jacobian_core.lake import files
 from jacobian_core.lake.layout import Lake
 from jacobian_core.lake.paths import LakePath
 from jacobian_core.report_parameters import typed_parameters
+from jacobian_core.sql.entries import refuse_without_entries
 from jacobian_core.sql.sql_files import SqlFile, nearest, reason, sql_file, sql_files
 
 if TYPE_CHECKING:
@@ -41,17 +42,20 @@ def run_report(connection: duckdb.DuckDBPyConnection, name: str, parameters: Map
     """Run a report; what is not in `parameters` takes its default, and `run_id` the only run there is.
 
     Values may be text, as typed on a command line. Raises QueryError for an unknown report, parameter or run, a value
-    of the wrong type, or a failing query.
+    of the wrong type, a run that did not keep what the report reads, or a failing query.
     """
     report = report_info(name)
-    runs = [row[0] for row in _execute(connection, "SELECT run_id FROM runs ORDER BY run_id", {}).fetchall()]
-    given = dict(parameters)
+    found = _execute(connection, "SELECT run_id, keep, complete FROM runs ORDER BY run_id", {}).fetchall()
+    runs, given = [row[0] for row in found], dict(parameters)
     if report.parameter("run_id") and given.get("run_id") is None and len(runs) == 1:
         given["run_id"] = runs[0]
     values = typed_parameters(report, given)
     for parameter in ("run_id", "run_a", "run_b"):
         if parameter in values and values[parameter] not in runs:
             raise QueryError(f"there is no run {values[parameter]!r}.", nearest(str(values[parameter]), runs))
+    for run_id, keep, complete in found:
+        if keep == "aggregates" and run_id in [values.get(parameter) for parameter in ("run_id", "run_a", "run_b")]:
+            refuse_without_entries(report, run_id, complete)
     table: pa.Table = _execute(connection, report.statement, values).to_arrow_table()
     return table
 

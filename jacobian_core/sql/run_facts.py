@@ -129,6 +129,10 @@ def _skipped(run: RunSnapshot) -> int | None:
     return sum(skipped.values()) if isinstance(skipped, dict) else None
 
 
+def _keep(run: RunSnapshot) -> str:
+    return run.fact("config", "jacobian", "keep") or "entries"
+
+
 def _created(run: RunSnapshot) -> str | None:
     return run.record.created_utc.strftime("%Y-%m-%d %H:%M:%S.%f") if isinstance(run.record, RunManifest) else None
 
@@ -153,6 +157,7 @@ RUN_FACTS: tuple[Fact, ...] = (
     Fact("block_fvu_out_max", "DOUBLE", "", "largest output FVU of a block", _over_blocks("block_fvu_out_max")),
     Fact("evaluate_at", "VARCHAR", "", "'reconstruction' or 'activation'", _of("config", "jacobian", "evaluate_at")),
     Fact("scope", "VARCHAR", "", "'active' or 'all_inputs'", _of("config", "jacobian", "scope")),
+    Fact("keep", "VARCHAR", "", "'entries', or 'aggregates': entries were summed by pair and not kept", _keep),
     Fact("derivatives", "VARCHAR", "", "'first' or 'second'", _of("config", "jacobian", "derivatives")),
     Fact("min_abs", "DOUBLE", "", "entries with |J| below this were dropped", _of("config", "jacobian", "min_abs")),
     Fact(
@@ -166,9 +171,9 @@ RUN_FACTS: tuple[Fact, ...] = (
     Fact("tokens", "BIGINT", "tokens", "analysed tokens", _total("tokens")),
     Fact("latents", "BIGINT", "rows", "rows of `latents`", _total("latents")),
     Fact("entries_total", "BIGINT", "entries", "entries before thresholds", _total("entries_total")),
-    Fact("entries_stored", "BIGINT", "entries", "entries that are stored", _total("entries_stored")),
+    Fact("entries_stored", "BIGINT", "entries", "entries that pass the thresholds", _total("entries_stored")),
     Fact("abs_sum_total", "DOUBLE", "", "sum of |J| before thresholds", _total("abs_sum_total")),
-    Fact("abs_sum_stored", "DOUBLE", "", "sum of |J| of the stored entries", _total("abs_sum_stored")),
+    Fact("abs_sum_stored", "DOUBLE", "", "sum of |J| of the entries that pass", _total("abs_sum_stored")),
     Fact("sq_sum_total", "DOUBLE", "", "sum of J^2 before thresholds", _total("sq_sum_total")),
     Fact(
         "bytes", "BIGINT", "bytes", "size of the run's parts",

@@ -11,6 +11,7 @@ test compares it with what DuckDB says about the statement. So it has a fixed fo
     -- grain: one pair
     -- columns:
     --   rank BIGINT - 1 is the strongest
+    -- without entries: what is null for a run that keeps aggregates alone (else such a report refuses these runs)
     --
     -- Notes, if any, come after an empty comment line.
     SELECT ...
@@ -30,7 +31,7 @@ from jacobian_core.resources import project_path
 
 Kind = Literal["views", "macros", "marts", "checks", "reports"]
 
-_KEYS = ("question", "invariant", "reads", "parameters", "grain", "columns")
+_KEYS = ("question", "invariant", "reads", "parameters", "grain", "columns", "without entries")
 _HEADING = re.compile(rf"({'|'.join(_KEYS)}):\s*(.*)")
 _COMMENT = re.compile(r"--.*")
 _PARAMETER = re.compile(r"\$([a-z][a-z0-9_]*)\b")
@@ -69,6 +70,7 @@ class SqlFile:
     grain: str
     columns: tuple[Item, ...]
     statement: str
+    without_entries: str = ""
 
     def parameter(self, name: str) -> Item | None:
         """The parameter of that name, if there is one."""
@@ -122,6 +124,7 @@ def parse_sql_file(path: Path) -> SqlFile:
         grain=" ".join(sections["grain"]),
         columns=_items(path, sections.get("columns", [])),
         statement=statement,
+        without_entries=" ".join(sections.get("without entries", [])),
     )
 
 

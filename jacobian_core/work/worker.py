@@ -20,6 +20,7 @@ import torch
 from jacobian_core.artifact.sae_pair import check_pair_fits, is_transcoder, load_sae_pair, model_weights_of
 from jacobian_core.artifact.transcoder import check_transcoder_fits, load_transcoder_artifact
 from jacobian_core.config import ComputeConfig
+from jacobian_core.contracts import BLOCK_TABLES, SUMMED_BLOCK_TABLES
 from jacobian_core.corpus.blocks import TokenBlock
 from jacobian_core.corpus.staging import load_block
 from jacobian_core.corpus.tokenizer import Tokenizer, load_tokenizer
@@ -36,6 +37,7 @@ from jacobian_core.numerics.precision import exact_products
 from jacobian_core.numerics.sae import fold_sae
 from jacobian_core.numerics.sandwich import Sandwich
 from jacobian_core.numerics.transcoder import TranscoderKernel, fold_transcoder
+from jacobian_core.pairs.summed import BlockEntries
 from jacobian_core.work.compute import BlockComputer, StageSeconds
 from jacobian_core.work.crew import Crew
 from jacobian_core.work.transcoders import TranscoderComputer
@@ -220,13 +222,19 @@ def compute_and_publish(run: RunRef, block_id: str) -> BlockMarker:
             raise
         return marker  # another worker did it a moment ago, and took away what it was made from
     clock, fit = StageSeconds(), BlockFit(run.config.quality.block_fvu_tokens)
-    with BlockWriter(lake, run.run_id, block_id, run.config.lake) as writer:
+    entries = BlockEntries(block_id) if run.config.jacobian.keep == "aggregates" else None
+    names = BLOCK_TABLES if entries is None else SUMMED_BLOCK_TABLES
+    with BlockWriter(lake, run.run_id, block_id, run.config.lake, names) as writer:
         writer.write("documents", block.documents)
         for tables in worker.computer.compute(block, clock, fit):
             for name, table in tables.items():
-                writer.write(name, table)
+                if name in names:
+                    writer.write(name, table)
+                if entries is not None:
+                    entries.add(name, table)
             clock.done("write")
         clock.resume()
         writer.finish()
+        summed = None if entries is None else entries.finish(lake, run.run_id)
         clock.done("write")
-        return writer.publish(clock.of_wall(), fit.figures)
+        return writer.publish(clock.of_wall(), fit.figures, summed)

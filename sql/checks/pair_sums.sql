@@ -12,7 +12,8 @@
 WITH totals AS (
     SELECT
         coalesce(sum(n_stored), 0)::DOUBLE AS n_stored,
-        coalesce(sum(sum_abs), 0) AS sum_abs
+        coalesce(sum(sum_abs), 0) AS sum_abs,
+        coalesce(sum(sum_sq), 0) AS sum_sq
     FROM pair_stats
     WHERE run_id = $run_id AND scope = 'active'
 )
@@ -36,6 +37,26 @@ SELECT
 FROM runs AS r
 CROSS JOIN totals AS t
 WHERE r.run_id = $run_id AND NOT abs(t.sum_abs - r.abs_sum_stored) <= 1e-9 * r.abs_sum_stored
+UNION ALL
+SELECT
+    'sum of sum_sq' AS what,
+    NULL::UINTEGER AS out_latent,
+    NULL::UINTEGER AS in_latent,
+    r.sq_sum_total AS expected,
+    t.sum_sq AS found
+FROM runs AS r
+CROSS JOIN totals AS t
+WHERE r.run_id = $run_id AND NOT r.thresholded AND NOT abs(t.sum_sq - r.sq_sum_total) <= 1e-9 * r.sq_sum_total
+UNION ALL
+SELECT
+    'max_abs below min_abs' AS what,
+    p.out_latent,
+    p.in_latent,
+    r.min_abs AS expected,
+    p.max_abs::DOUBLE AS found
+FROM pair_stats AS p
+INNER JOIN runs AS r ON p.run_id = r.run_id
+WHERE p.run_id = $run_id AND p.scope = 'active' AND p.max_abs < r.min_abs::FLOAT
 UNION ALL
 SELECT
     'n_coactive below n_stored' AS what,

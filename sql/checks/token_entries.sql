@@ -1,5 +1,5 @@
 -- invariant: a token's entries_stored and abs_sum_stored are the count and the sum of |J| of its entries
--- reads: tokens, jacobian_entries
+-- reads: tokens, jacobian_entries, runs
 -- parameters:
 --   run_id VARCHAR - the run
 -- grain: one token whose count or sum differs
@@ -10,6 +10,7 @@
 --   abs_sum_stored DOUBLE - as the token says
 --   abs_sum_found DOUBLE - sum of |J| of its entries
 --
+-- Of a run that keeps aggregates alone only the sums by pair can be compared (pair_sums).
 -- Sums are compared to 1e-9 of themselves: both are float64, added in another order. NOT <= also catches a NaN.
 WITH found AS (
     SELECT
@@ -28,6 +29,7 @@ SELECT
     t.abs_sum_stored,
     coalesce(f.abs_sum, 0) AS abs_sum_found
 FROM tokens AS t
+INNER JOIN runs AS r ON t.run_id = r.run_id AND r.keep = 'entries'
 LEFT JOIN found AS f ON t.token_id = f.token_id
 WHERE
     t.run_id = $run_id

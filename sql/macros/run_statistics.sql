@@ -64,6 +64,7 @@ entries_above AS (
         avg(count_above(m.bins, t.threshold)) AS measured
     FROM token_measures AS m
     CROSS JOIN thresholds AS t
+    INNER JOIN runs AS r ON r.run_id IN (SELECT of_run) AND r.keep = 'entries'
     GROUP BY t.threshold
 ),
 

@@ -25,6 +25,7 @@
 --   run_a_high DOUBLE - 95 % interval of run_a
 --   run_b_low DOUBLE - 95 % interval of run_b
 --   run_b_high DOUBLE - 95 % interval of run_b
+-- without entries: statistics of single entries, and intervals of pairs, are left out
 WITH both_runs AS (
     SELECT
         'a' AS run,

@@ -22,6 +22,7 @@
 --   example_value FLOAT - J of the pair's strongest stored entry
 --   example VARCHAR - its token, in >>> <<<, with the text around it
 --   example_token_id BIGINT - its token
+-- without entries: the examples are null
 WITH chosen AS (
     SELECT
         row_number() OVER (

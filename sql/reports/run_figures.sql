@@ -15,6 +15,7 @@
 --   measured DOUBLE - its value
 --   low DOUBLE - its 95 % interval, where there is one
 --   high DOUBLE - its 95 % interval
+-- without entries: statistics of single entries, and intervals of pairs, are left out
 SELECT
     statistic,
     threshold,

@@ -26,6 +26,7 @@
 --   scope VARCHAR - which sums were read
 --   entries_dropped BOOLEAN - true: entries were dropped, so the figures below the storage threshold are lower bounds
 --     (in scope 'all_inputs' those of entries only: its sums are of all)
+-- without entries: intervals and what counts entries are null
 --
 -- The intervals are for the shares at this number of tokens, were other documents drawn (jackknife over batches of
 -- documents, see sql/macros/pair_share_reach.sql). The sums of scope 'all_inputs' are not kept by document.
@@ -88,8 +89,8 @@ SELECT
     greatest(c.pairs_max / nullif(r.n_out_latents * r.n_in_latents, 0) - i.max_reach, 0 * i.max_reach) AS share_max_low,
     least(c.pairs_max / nullif(r.n_out_latents * r.n_in_latents, 0) + i.max_reach, 1 + 0 * i.max_reach)
         AS share_max_high,
-    c.entries / r.tokens AS entries_per_token,
-    c.entries / r.entries_total AS share_of_entries,
+    CASE r.keep WHEN 'entries' THEN c.entries / r.tokens END AS entries_per_token,
+    CASE r.keep WHEN 'entries' THEN c.entries / r.entries_total END AS share_of_entries,
     c.pairs_mean_all_tokens,
     c.pairs_mean_out_active,
     c.pairs_mean_coactive,

@@ -1,5 +1,5 @@
 -- question: How are the sizes of the derivatives spread, entry by entry and pair by pair?
--- reads: jacobian_entries, pair_means
+-- reads: jacobian_entries, pair_means, runs
 -- parameters:
 --   run_id VARCHAR - the run
 --   bins_per_decade BIGINT default 5 - bins in a factor of ten [bins]
@@ -13,6 +13,7 @@
 --   pairs_mean_all_tokens BIGINT - pairs whose mean |J| over all tokens is in the bin (scope 'active') [pairs]
 --   share_of_pairs DOUBLE - the same, of the pairs that were active together at least once [share]
 --   pairs_max BIGINT - pairs whose largest |J| is in the bin (scope 'active') [pairs]
+-- without entries: entries and share_of_entries are null
 --
 -- Bins are counted in one pass over the entries; what a threshold dropped on the way into the lake is not there.
 WITH binned AS (
@@ -52,12 +53,14 @@ counted AS (
 )
 
 SELECT
-    CASE WHEN bin IS NULL THEN 0 ELSE pow(10, bin / $bins_per_decade) END AS low,
-    CASE WHEN bin IS NULL THEN $smallest ELSE pow(10, (bin + 1) / $bins_per_decade) END AS high,
-    entries,
-    entries / nullif(sum(entries) OVER (), 0) AS share_of_entries,
-    pairs_mean_all_tokens,
-    pairs_mean_all_tokens / nullif(sum(pairs_mean_all_tokens) OVER (), 0) AS share_of_pairs,
-    pairs_max
-FROM counted
+    CASE WHEN c.bin IS NULL THEN 0 ELSE pow(10, c.bin / $bins_per_decade) END AS low,
+    CASE WHEN c.bin IS NULL THEN $smallest ELSE pow(10, (c.bin + 1) / $bins_per_decade) END AS high,
+    CASE r.keep WHEN 'entries' THEN c.entries END AS entries,
+    CASE r.keep WHEN 'entries' THEN c.entries / nullif(sum(c.entries) OVER (), 0) END AS share_of_entries,
+    c.pairs_mean_all_tokens,
+    c.pairs_mean_all_tokens / nullif(sum(c.pairs_mean_all_tokens) OVER (), 0) AS share_of_pairs,
+    c.pairs_max
+FROM counted AS c
+CROSS JOIN runs AS r
+WHERE r.run_id = $run_id
 ORDER BY low

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from fractions import Fraction
 from itertools import pairwise
 
@@ -10,8 +10,16 @@ import numpy as np
 import pytest
 import torch
 
-from jacobian_core.numerics import pair_sums
-from jacobian_core.numerics.pair_sums import PairDigits, PairRows, StripSums, Units, grid_units, units_of
+from jacobian_core.numerics.pair_digits import (
+    PairDigits,
+    added_up,
+    highest_place,
+    lowest_place,
+    of_dropped,
+    of_entries,
+    rounded_sums,
+)
+from jacobian_core.numerics.pair_sums import PairRows, StripSums, Units, units_of
 
 CELLS = 7
 
@@ -44,18 +52,15 @@ def _taken(cell: torch.Tensor, value: torch.Tensor, units: Units) -> PairRows:
 
 
 def _digits(cell: torch.Tensor, value: torch.Tensor) -> PairDigits:
-    sums = StripSums(CELLS, grid_units(len(cell), float(value.abs().max())))
-    sums.add(cell, value)
-    return sums.take_digits()
+    return added_up([of_entries(cell.numpy(), value.numpy())])
 
 
-@pytest.mark.parametrize("units", ["run", "grid", "coarse"])
+@pytest.mark.parametrize("bits", [48, 40, 9])
 @pytest.mark.parametrize("spread", [0.1, 3.0, 12.0])
-def test_equal_to_rational_sums_rounded_once(units: str, spread: float) -> None:
+def test_equal_to_rational_sums_rounded_once(bits: int, spread: float) -> None:
     cell, value = _values(1, spread=spread)
-    largest = float(value.abs().max())
-    made = {"run": units_of(len(cell), largest), "grid": grid_units(len(cell), largest)}
-    rows = _taken(cell, value, made.get(units, Units(9, made["run"].value, made["run"].square)))
+    units = units_of(len(cell), float(value.abs().max()))
+    rows = _taken(cell, value, Units(bits, units.value, units.square))
     assert rows.cell.tolist() == list(range(CELLS))
     assert rows.sum.tolist() == _exact(cell, value, 1)
     assert rows.sum_abs.tolist() == _exact(cell, value, 1, magnitude=True)
@@ -67,79 +72,68 @@ def test_ties_are_decided_by_what_follows() -> None:
     for follows, expected in ((0.0, 1.0), (2.0**-120, 1 + 2.0**-52), (-(2.0**-120), 1.0)):
         for sign in (1.0, -1.0):
             values = torch.tensor([1.0, 2.0**-53, follows]) * sign
-            for units in (units_of(3, 1.0), grid_units(3, 1.0)):
-                assert _taken(torch.zeros(3, dtype=torch.int64), values, units).sum.tolist() == [sign * expected]
+            cell = torch.zeros(3, dtype=torch.int64)
+            assert _taken(cell, values, units_of(3, 1.0)).sum.tolist() == [sign * expected]
+            assert rounded_sums(_digits(cell, values)).sum.tolist() == [sign * expected]
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_sums_of_sums_in_any_grouping(seed: int) -> None:
-    """Cut at random, added up in two levels in units of their own: the bits of one sum over everything."""
-    cell, value = _values(seed, spread=10.0)
+@pytest.mark.parametrize("count", [10, 40, 4000])
+def test_sums_of_sums_in_any_grouping(seed: int, count: int) -> None:
+    """Cut at random and added up in several levels: the bits of accumulators that saw every entry."""
+    cell, value = _values(seed, count, spread=10.0)
     whole = _taken(cell, value, units_of(len(cell), float(value.abs().max())))
     cuts = sorted(np.random.default_rng(seed).integers(1, len(cell), 6).tolist())
-    bounds = [0, *cuts, len(cell)]
-    parts = [_digits(cell[a:b], value[a:b]) for a, b in pairwise(bounds) if b > a]
-    units = grid_units(len(cell), float(value.abs().max()))
+    parts = [_digits(cell[a:b], value[a:b]) for a, b in pairwise([0, *cuts, len(cell)]) if b > a]
     for groups in ([parts], [parts[:2], parts[2:]], [[part] for part in reversed(parts)]):
-        final = StripSums(CELLS, units)
-        for group in groups:
-            merged = StripSums(CELLS, units)
-            for part in group:
-                merged.add_sums(part)
-            final.add_sums(merged.take_digits())
-        assert _same(final.take(), whole)
-        assert len(final.take().cell) == 0
+        assert _same(rounded_sums(added_up([added_up(group) for group in groups])), whole)
+    entries = of_entries(cell.numpy(), value.numpy())
+    twice = torch.cat([cell[: cuts[0]], cell]), torch.cat([value[: cuts[0]], value])
+    beside = rounded_sums(added_up([parts[0], entries]))  # sums and single entries, side by side
+    assert _same(beside, _taken(*twice, units_of(2 * count, float(value.abs().max()))))
 
 
 def test_a_lost_last_digit_is_noticed() -> None:
-    """The sibling: digits that are cut off after the second one do not give these sums."""
+    """The sibling: without the last of its digits a sum is another number."""
     cell, value = _values(1, spread=12.0)
     part = _digits(cell, value)
     assert len(part.sum_sq) > 3
-    lowest = min(part.sum_sq)
-    cut = PairDigits(**{**vars(part), "sum_sq": {p: d for p, d in part.sum_sq.items() if p != lowest}})
-    sums = StripSums(CELLS, grid_units(len(cell), float(value.abs().max())))
-    sums.add_sums(cut)
-    found = sums.take_digits().sum_sq
-    assert found.keys() != part.sum_sq.keys()
+    cut = replace(part, sum_sq={p: d for p, d in part.sum_sq.items() if p != min(part.sum_sq)})
+    assert added_up([cut, part]).sum_sq.keys() == added_up([part, part]).sum_sq.keys()
+    assert added_up([cut]).sum_sq.keys() != part.sum_sq.keys()
 
 
-def test_digits_fit_what_they_are_kept_in() -> None:
-    for tokens in (1, 1000, 10**10):
-        for largest in (1e-20, 0.99, 1.0, 3e5):
-            sums = StripSums(1, grid_units(tokens, largest))
-            sums.add(torch.zeros(1, dtype=torch.int64), torch.tensor([largest]))
-            taken = sums.take_digits()
-            for digits in (taken.sum, taken.sum_abs, taken.sum_sq):
-                for digit in digits.values():
-                    # As many such sums as there are tokens still fit into the first digit.
-                    assert -(2**31) <= int(digit.min()) <= int(digit.max()) < 2**31
-            top = max(taken.sum_sq)
-            units = grid_units(tokens, largest)
-            assert tokens * largest**2 <= 2.0 ** (units.square - 1)
-            assert top < units.square // pair_sums.GRID_BITS
-
-
-def test_a_full_digit_is_carried_before_it_overflows(monkeypatch: pytest.MonkeyPatch) -> None:
-    cell, value = _values(2, count=600)
-    expected = _taken(cell, value, units_of(600, float(value.abs().max())))
-    monkeypatch.setattr(pair_sums, "_GRID_ADDITIONS", 8)
-    sums = StripSums(CELLS, grid_units(600, float(value.abs().max())))
-    for start in range(0, 600, 5):
-        sums.add(cell[start : start + 5], value[start : start + 5])
-    assert _same(sums.take(), expected)
+def test_digits_stay_where_files_have_columns() -> None:
+    """After additions each digit fits 32 bits, between the places that are known from the sizes of the values."""
+    for largest in (1e-20, 0.99, 1.0, 3e5):
+        value = torch.tensor([largest, -largest / 3, 1e-7 * largest, largest, largest])
+        part = _digits(torch.zeros(5, dtype=torch.int64), value)
+        tokens = 5
+        for _ in range(40):
+            part, tokens = added_up([part, part, part]), 3 * tokens
+        for name, square in (("sum", False), ("sum_abs", False), ("sum_sq", True)):
+            digits = getattr(part, name)
+            assert all(-(2**31) <= int(d.min()) <= int(d.max()) < 2**31 for d in digits.values())
+            low, high = lowest_place(float(value.abs().min()), square), highest_place(tokens, float(value[0]), square)
+            assert low <= min(digits) <= max(digits) <= high
+        exact = [Fraction(v) * 3**40 for v in value.tolist()]
+        assert rounded_sums(part).sum.tolist() == [float(sum(exact))]
+        assert rounded_sums(part).sum_sq.tolist() == [float(sum(v * v / 3**40 for v in exact))]
 
 
 def test_pairs_that_are_only_coactive_are_kept_for_other_sums() -> None:
     """A pair whose entry was dropped here may have one elsewhere: its tokens count then."""
-    units = grid_units(4, 1.0)
-    here, there = StripSums(CELLS, units), StripSums(CELLS, units)
-    here.add(torch.tensor([2]), torch.tensor([0.5]))
-    here.add_coactive(torch.tensor([2, 3, 3]), torch.tensor([2]))
-    taken = here.take_digits()
-    assert (taken.cell.tolist(), taken.n_coactive.tolist(), taken.n_stored.tolist()) == ([2, 3], [1, 2], [1, 0])
-    there.add(torch.tensor([3]), torch.tensor([0.25]))
-    there.add_sums(taken)
-    found = there.take()
+    at, one = np.array([2]), np.float32([0.5])
+    here = added_up([of_entries(at, one), of_dropped(np.array([2, 3, 3]), at)])
+    assert (here.cell.tolist(), here.n_coactive.tolist(), here.n_stored.tolist()) == ([2, 3], [1, 2], [1, 0])
+    found = rounded_sums(added_up([of_entries(np.array([3]), np.float32([-0.25])), here]))
     assert (found.cell.tolist(), found.n_coactive.tolist(), found.n_stored.tolist()) == ([2, 3], [1, 3], [1, 1])
-    assert len(there.take_digits().cell) == 0
+    assert (found.sum.tolist(), found.max_abs.tolist()) == ([0.5, -0.25], [0.5, 0.25])
+    assert rounded_sums(here).cell.tolist() == [2]
+
+
+def test_nothing_adds_up_to_nothing() -> None:
+    empty = of_entries(np.zeros(0, np.int64), np.zeros(0, np.float32))
+    assert len(added_up([empty, empty]).cell) == len(rounded_sums(added_up([empty])).cell) == 0
+    zero = added_up([of_entries(np.array([4, 4]), np.zeros(2, np.float32))])
+    assert (zero.n_stored.tolist(), rounded_sums(zero).sum_abs.tolist()) == ([2], [0.0])

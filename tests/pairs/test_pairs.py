@@ -14,7 +14,7 @@ import torch
 from jacobian_core.lake.layout import Lake
 from jacobian_core.lake.publish import BlockWriter, withdraw_block
 from jacobian_core.numerics.pair_sums import StripSums, units_of
-from jacobian_core.pairs import build, rows, sorting
+from jacobian_core.pairs import adding, build, rows, sorting
 from jacobian_core.pairs.build import build_pair_stats
 from tests.sql.lakes import (
     CONFIG,
@@ -118,7 +118,7 @@ def test_strips_and_batches_do_not_matter(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(build, "_CELLS", 1)
     assert _bytes(lake) == expected
     monkeypatch.setattr(sorting, "_BATCH_ENTRIES", 1)
-    monkeypatch.setattr(build, "_ADDED_ENTRIES", 2)
+    monkeypatch.setattr(adding, "_ADDED_ENTRIES", 2)
     assert _bytes(random_lake(tmp_path / "b", RANDOM_RUN, TOKENS, min_abs, complete=False)) == expected
 
 

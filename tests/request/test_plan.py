@@ -9,12 +9,13 @@ import pytest
 
 from jacobian_core.lake.layout import Lake
 from jacobian_core.request.plan import plan_run
-from jacobian_core.request.unit_costs import PairGrowth, UnitCosts
+from jacobian_core.request.unit_costs import Merging, PairGrowth, UnitCosts
 from tests.tiny import make_corpus, run_pipeline, tiny_config
 
 SETTINGS: dict[str, dict[str, dict[str, object]]] = {
     "everything": {},
     "thresholds": {"jacobian": {"min_abs": 0.02, "top_entries_per_token": 12}},
+    "aggregates": {"jacobian": {"keep": "aggregates"}},
     "interventions": {"interventions": {"kinds": ["ablate"], "pairs": "all", "token_share": 0.2}},
 }
 
@@ -83,3 +84,26 @@ def test_checks_end_at_their_limit() -> None:
     assert (larger.seconds["checks"], unchecked.seconds["checks"]) == (50.0, 5.0)
     assert 2.0 < larger.seconds["sums"] < 20.0
     assert same.total_seconds == 20.0
+
+
+def test_merges_of_every_level_are_counted() -> None:
+    """10 tokens a block, two files into one: of 90 tokens 4 pairs of blocks, two of these, and one of those."""
+    growth, merging = PairGrowth(10, 20, 20, 40, 10**9), Merging(10.0, 2)  # every token brings two new pairs
+    assert list(merging.levels(90)) == [20, 40, 80]
+    assert merging.weight(90, growth, 5.0, (1.0, 0.0)) == pytest.approx(90 * 5 + 90 / 40 * 80 + 90 / 80 * 160, rel=1e-6)
+    assert merging.weight(90, growth, 5.0, (0.0, 1.0)) == pytest.approx(3 * 180, rel=1e-6)
+    assert merging.most_bytes(90, growth, 5.0) == pytest.approx(10 * 5 * 6.5 + (40 + 80 + 160) * 14.0, rel=1e-6)
+
+
+def test_the_disk_of_aggregates_does_not_grow_with_tokens() -> None:
+    growth = PairGrowth(1_000, 40_000, 2_000, 60_000, 10**6)
+    units = UnitCosts(
+        growth=growth, entries_per_token=100.0, bytes_per_token=0.0, bytes_per_entry=0.0, bytes_per_pair=30.0,
+        fixed_bytes=0.0, start_seconds=0.0, seconds_per_token=0.1, sum_seconds=2.0, check_seconds=0.0,
+        checks_max_entries=0, merging=Merging(300.0, 8),
+    )  # fmt: skip
+    some, many = units.cost(10**8), units.cost(10**10)
+    assert many.bytes == pytest.approx(some.bytes, rel=1e-3) == pytest.approx(30 * 10**6, rel=1e-3)
+    assert many.work_bytes == pytest.approx(some.work_bytes + 2 * 7 * 14e6, rel=0.01)  # two more levels
+    assert 0 < many.seconds["merges"] < 100 * some.seconds["merges"] * 1.2
+    assert many.seconds["sums"] < 2 * some.seconds["sums"]

@@ -1,0 +1,216 @@
+"""Whole runs with `jacobian.keep = "aggregates"` against the same with entries: the same sums, nothing else is lost."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from pydantic import ValidationError
+
+from flows.results import html_page, reports_of, run_query, run_reports, verify_all
+from jacobian_core import pipeline
+from jacobian_core.config import LakeConfig, RunConfig
+from jacobian_core.errors import LakeError, QueryError
+from jacobian_core.lake.compact import compact_run
+from jacobian_core.lake.export import export_run
+from jacobian_core.lake.layout import Lake
+from jacobian_core.pairs import levels
+from jacobian_core.pairs.build import build_pair_stats
+from jacobian_core.pipeline import RunRef
+from jacobian_core.request.identity import run_identity
+from jacobian_core.sql.checks import run_checks
+from jacobian_core.sql.reports import list_reports
+from jacobian_core.sql.warehouse import connect
+from tests.tiny import tiny_config
+
+Groups = dict[str, dict[str, object]]
+
+
+def run_all(config: RunConfig, merge: bool = True) -> RunRef:
+    """All steps of a run as the flow has them."""
+    run = pipeline.resolve_run(config, pipeline.fetch_artifact(config))
+    pipeline.check_quality(run)
+    for shard in run.shards:
+        cursor, more = None, True
+        while more:
+            batch = pipeline.stage_blocks(run, shard, cursor, None, 4)
+            for block in batch.blocks:
+                if pipeline.compute_block(run, block.block_id).fresh and merge:
+                    pipeline.gather_pairs(run, block.block_id)
+            cursor = batch.next_cursor
+            more = cursor is not None
+    for group in pipeline.open_groups(run):
+        pipeline.accumulate_group(run, group)
+    pipeline.publish_run(run, {})
+    return run
+
+
+def keeping(tiny: Path, lake: Path, keep: str, **groups: dict[str, object]) -> RunConfig:
+    jacobian = {**groups.pop("jacobian", {}), "keep": keep}
+    config: RunConfig = tiny_config(tiny, lake, jacobian=jacobian, corpus={"block_tokens": 120}, **groups)
+    return config
+
+
+def tables(lake: Lake, run_id: str) -> dict[str, list[dict[str, Any]]]:
+    parts = lake.run_files(run_id).parts
+    return {
+        name: [row for part in infos for row in pq.read_table(lake.root / part.path, partitioning=None).to_pylist()]
+        for name, infos in parts.items()
+    }
+
+
+CASES: dict[str, Groups] = {
+    "plain": {},
+    "thresholded": {"jacobian": {"min_abs": 0.05, "top_entries_per_token": 20}},
+    "interventions": {"interventions": {"kinds": ["ablate", "set"], "shape_token_share": 0.2}},
+    "all inputs": {"jacobian": {"scope": "all_inputs"}, "all_inputs": {"group_blocks": 3}},
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_everything_but_the_entries(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str) -> None:
+    monkeypatch.setattr(levels, "FAN_IN", 3)
+    found = {}
+    for keep in ("entries", "aggregates"):
+        lake = Lake(tmp_path / keep)
+        run = run_all(keeping(tiny, lake.root, keep, **{k: dict(v) for k, v in CASES[case].items()}))
+        manifest = lake.manifest(run.run_id)
+        assert manifest is not None
+        found[keep] = tables(lake, run.run_id), manifest
+    (kept, with_entries), (summed, without) = found["entries"], found["aggregates"]
+    assert kept.pop("jacobian_entries")
+    assert summed == kept
+    assert without.totals == with_entries.totals
+    assert without.run_id != with_entries.run_id
+    assert not (tmp_path / "aggregates" / "jacobian_entries").exists()
+    assert not (tmp_path / "aggregates" / "_work" / without.run_id).exists()
+
+
+@pytest.fixture(scope="module")
+def summed(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Lake, str]:
+    """A finished run that keeps aggregates alone, with interventions."""
+    lake = Lake(tmp_path_factory.mktemp("summed") / "lake")
+    run = run_all(keeping(tiny, lake.root, "aggregates", interventions={"kinds": ["ablate"]}))
+    return lake, run.run_id
+
+
+def test_reports_that_need_entries_name_the_setting(summed: tuple[Lake, str]) -> None:
+    lake, run_id = summed
+    offered = reports_of(lake.root, run_id)
+    assert {"threshold_fractions", "mean_max_aggregates", "causal_zero_answer"} <= set(offered)
+    assert not {"sparsity", "convergence"} & set(offered)
+    found = run_reports(lake.root, run_id, offered)
+    thresholds = found["threshold_fractions"].to_pylist()
+    assert thresholds[0]["share_max"] > 0.1
+    assert {(r["entries_per_token"], r["share_of_entries"], r["share_max_low"]) for r in thresholds} == {(None,) * 3}
+    strongest = found["mean_max_aggregates"].to_pylist()
+    assert strongest[0]["max_abs"] > 0
+    assert {r["example"] for r in strongest} == {None}
+    refused = {}
+    for report in list_reports():
+        given = {p.name: run_id for p in report.parameters if p.name in ("run_a", "run_b")}
+        try:
+            rows = run_reports(lake.root, run_id, (report.name,), given)[report.name]
+        except QueryError as error:
+            refused[report.name] = str(error)
+        else:
+            assert rows.num_rows or "transcoder" in report.name or report.name == "function_shapes"
+    assert sorted(refused) == [
+        "compare_sparsity", "convergence", "derivative_correlation", "derivative_density", "derivative_quantiles",
+        "latent_jacobian_correlation", "pair_examples", "sparsity",
+    ]  # fmt: skip
+    for name, said in refused.items():
+        reason = f"{name} reads single entries, which run {run_id} did not keep (jacobian.keep = 'aggregates')."
+        assert said.startswith(reason)
+
+
+def test_no_statistic_of_entries_is_zero_for_want_of_them(summed: tuple[Lake, str]) -> None:
+    lake, run_id = summed
+    rows = run_reports(lake.root, run_id, ("run_figures",))["run_figures"].to_pylist()
+    names = {row["statistic"] for row in rows}
+    assert {"mean_abs", "median_l1_over_l2", "share_of_pairs_max_above", "near_zero_share_above"} <= names
+    assert not {"entries_above_per_token", "median_gini", "mean_kurtosis"} & names
+    histogram = run_reports(lake.root, run_id, ("value_histogram",))["value_histogram"].to_pylist()
+    assert {row["entries"] for row in histogram} == {None}
+    assert sum(row["pairs_max"] for row in histogram) > 1000
+
+
+def test_verify_and_its_sibling(summed: tuple[Lake, str], tmp_path: Path) -> None:
+    """Sound; and a sum of a pair that was changed is found, though there are no entries to compare it with."""
+    lake, run_id = summed
+    assert verify_all(lake.root, run_id) == []
+    with connect(lake, [run_id], read_only=False) as connection:
+        assert all(check.passed for check in run_checks(connection, run_id))
+        connection.execute("CREATE TEMP TABLE changed AS FROM pair_stats")
+        connection.execute("UPDATE changed SET sum_sq = sum_sq * 0.999")
+        connection.execute("CREATE OR REPLACE TEMP VIEW pair_stats AS FROM changed")
+        assert [check.name for check in run_checks(connection, run_id) if not check.passed] == ["pair_sums"]
+    manifest = lake.manifest(run_id)
+    assert manifest is not None
+    assert manifest.quality["checks"] == {"run": 16}
+
+
+def test_page_says_what_is_not_there(summed: tuple[Lake, str], caplog: pytest.LogCaptureFixture) -> None:
+    lake, run_id = summed
+    page = html_page(lake.root, [run_id])
+    text = Path(str(page.path)).read_text()
+    assert text.count("the sums of pairs were kept, not single entries (jacobian.keep = &#x27;aggregates&#x27;)") == 2
+    assert "Without convergence: convergence reads single entries" in text
+    assert "summed by pair" in text
+    assert not [record for record in caplog.records if record.levelname == "WARNING" and "page of" in record.message]
+
+
+def test_compact_export_and_sql(summed: tuple[Lake, str], tmp_path: Path) -> None:
+    lake, run_id = summed
+    copy = Lake(shutil.copytree(str(lake.root), tmp_path / "lake"))
+    assert compact_run(copy, run_id).done
+    assert not [finding for finding in verify_all(copy.root, None) if finding["severity"] == "error"]
+    export_run(copy, run_id, tmp_path / "exported")
+    assert verify_all(tmp_path / "exported", None) == []
+    query = "SELECT keep, entries_stored, (SELECT sum(n_stored) FROM pair_stats) AS summed FROM runs"
+    (row,) = run_query(tmp_path / "exported", query, None, {}).to_pylist()
+    assert row["keep"] == "aggregates"
+    assert row["entries_stored"] == row["summed"] > 10_000
+
+
+def test_a_lost_part_of_a_finished_run(summed: tuple[Lake, str], tiny: Path, tmp_path: Path) -> None:
+    """Nothing is left of what its pairs were summed of, so all of it is computed again, to the same bytes."""
+    lake, run_id = summed
+    copy = Lake(shutil.copytree(str(lake.root), tmp_path / "lake"))
+    before = copy.manifest(run_id)
+    assert before is not None
+    (copy.root / before.blocks[2].parts["tokens"].path).unlink()
+    with pytest.raises(LakeError, match="keeps aggregates alone, so its pairs can't be summed again"):
+        build_pair_stats(copy, run_id, LakeConfig(root=str(copy.root)))
+    config = keeping(tiny, copy.root, "aggregates", interventions={"kinds": ["ablate"]})
+    assert run_all(config).run_id == run_id
+    after = copy.manifest(run_id)
+    assert after is not None
+    assert after.all_parts() == before.all_parts()
+
+
+def test_a_run_in_progress(tiny: Path, tmp_path: Path) -> None:
+    config = keeping(tiny, tmp_path / "lake", "aggregates")
+    run = pipeline.resolve_run(config, pipeline.fetch_artifact(config))
+    pipeline.check_quality(run)
+    for block in pipeline.stage_blocks(run, run.shards[0], None, None, 2).blocks:
+        pipeline.compute_block(run, block.block_id)
+    with pytest.raises(QueryError, match=r"threshold_fractions reads sums of pairs, which run .* makes at its end"):
+        run_reports(tmp_path / "lake", run.run_id, ("threshold_fractions",))
+    assert run_reports(tmp_path / "lake", run.run_id, ("data_quality",))["data_quality"].num_rows
+
+
+def test_runs_made_before_keep_their_ids(tiny: Path, tmp_path: Path) -> None:
+    config = tiny_config(tiny, tmp_path)
+    artifact = {"digest": "d"}
+    identity = run_identity(config, artifact, {}, [])
+    assert "keep" not in identity["jacobian"]  # type: ignore[operator]
+    assert run_identity(keeping(tiny, tmp_path, "aggregates"), artifact, {}, []) != identity
+
+
+def test_second_derivatives_have_no_place(tiny: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValidationError, match="derivatives = 'second', which are stored with each entry"):
+        keeping(tiny, tmp_path, "aggregates", jacobian={"derivatives": "second"})
