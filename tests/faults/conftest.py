@@ -35,6 +35,11 @@ def mini(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 Configure = Callable[..., RunConfig]
+AGGREGATES: dict[str, dict[str, object]] = {
+    "jacobian": {"keep": "aggregates", "derivatives": "first"},
+    "corpus": {"block_tokens": 20},
+}
+"""A document a block, so that each shard has a group to merge."""
 
 
 @pytest.fixture(scope="session")
@@ -71,6 +76,7 @@ def runs(mini: Path, configure: Configure, hub: ModelRepository) -> Iterator[Run
     for scope in ("active", "all_inputs"):
         config = configure(f"warm-{scope}", jacobian={"scope": scope})
         (mini / f"warm-{scope}.json").write_text(config.model_dump_json())
+    (mini / "warm-aggregates.json").write_text(configure("warm-aggregates", **AGGREGATES).model_dump_json())
     private = {"HF_ENDPOINT": (mini / "hub-url.txt").read_text(), "HF_HOME": str(mini / "hf"), "TMPDIR": str(mini)}
     started = Runs(mini, {**private, "HF_HUB_DISABLE_PROGRESS_BARS": "1"})
     yield started
@@ -87,6 +93,12 @@ def harness(runs: Runs, configure: Configure, tmp_path_factory: pytest.TempPathF
 def all_inputs_harness(runs: Runs, configure: Configure, tmp_path_factory: pytest.TempPathFactory) -> Harness:
     """The same for scope 'all_inputs', whose sums are kept in groups of blocks."""
     return Harness(runs, configure(jacobian={"scope": "all_inputs"}), tmp_path_factory.mktemp("undisturbed-all"))
+
+
+@pytest.fixture(scope="session")
+def aggregates_harness(runs: Runs, configure: Configure, tmp_path_factory: pytest.TempPathFactory) -> Harness:
+    """The same for a run that keeps aggregates alone, and merges groups of blocks on its way."""
+    return Harness(runs, configure(**AGGREGATES), tmp_path_factory.mktemp("undisturbed-aggregates"))
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from unittest.mock import patch
 
 from jacobian_core.config import RunConfig
 
-STAGES = ("fetch", "tokenise", "compute", "accumulate", "write", "publish block", "publish run", "report")
+STAGES = ("fetch", "tokenise", "compute", "accumulate", "write", "publish block", "publish run", "report", "merge")
 """What a run does, as far as faults tell it apart; `write` and `publish` lie inside of others."""
 _BATCH_BLOCKS = 3
 
@@ -22,6 +22,7 @@ _WHERE = (
     ("jacobian_core.pipeline.stage_blocks", "tokenise"),
     ("jacobian_core.work.worker.compute_and_publish", "compute"),
     ("jacobian_core.work.groups.accumulate_group", "accumulate"),
+    ("jacobian_core.pairs.merging.merge_group", "merge"),
     ("jacobian_core.lake.publish.BlockWriter.write", "write"),
     ("jacobian_core.lake.publish.BlockWriter.publish", "write"),
     ("jacobian_core.lake.publish.publish_block", "publish block"),
@@ -117,7 +118,9 @@ def whole_run(config: RunConfig) -> Done:
             pipeline.accumulate_group(run, group)
         pipeline.publish_run(run, skipped)
     lake = lake_path(run.lake)
-    results.write_reports(lake, run.run_id, results.run_reports(lake, run.run_id))
+    offered = results.reports_of(lake, run.run_id)
+    names = [name for name in results.RUN_REPORTS if name in offered]
+    results.write_reports(lake, run.run_id, results.run_reports(lake, run.run_id, names))
     return Done(run.run_id, run.state)
 
 
@@ -131,7 +134,9 @@ def _compute_all(run: Any) -> dict[str, int]:
             batch = pipeline.stage_blocks(run, shard, cursor, None, _BATCH_BLOCKS)
             skipped.update(batch.skipped)
             for block in batch.blocks:
-                pipeline.compute_block(run, block.block_id)
+                fresh = pipeline.compute_block(run, block.block_id).fresh
+                if fresh and run.config.jacobian.keep == "aggregates":
+                    pipeline.gather_pairs(run, block.block_id)
             cursor = batch.next_cursor
             more = cursor is not None
     return dict(skipped)

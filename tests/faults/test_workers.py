@@ -17,6 +17,14 @@ Note = Callable[[Tried], None]
 
 
 def test_two_workers_on_the_same_blocks(harness: Harness, tmp_path: Path, tried: Note) -> None:
+    _two_workers(harness, tmp_path, tried)
+
+
+def test_two_workers_that_merge_the_same_groups(aggregates_harness: Harness, tmp_path: Path, tried: Note) -> None:
+    _two_workers(aggregates_harness, tmp_path, tried)
+
+
+def _two_workers(harness: Harness, tmp_path: Path, tried: Note) -> None:
     both = [harness.runs.start(harness.config, tmp_path) for _ in range(2)]
     for worker in both:
         said = worker.end()
