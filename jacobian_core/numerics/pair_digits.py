@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float32, Float64, Int64
+from jaxtyping import Float32, Float64, Int64
 
 from jacobian_core.numerics.pair_sums import PairRows, rounded
 
@@ -33,17 +33,18 @@ Cells = Int64[np.ndarray, "rows"]
 
 @dataclass(frozen=True)
 class PairDigits:
-    """Sums of pairs by cell, or what is to be added to such. A row of one stored entry has it as its `value`, and 0 as
-    digits: most pairs of a group of blocks are such. Of any other row `value` is the largest |J|.
+    """Sums of pairs by cell, or what is to be added to such. The first rows, as many as there are digits, are sums of
+    several entries, their `value` the largest |J|. Most pairs of a group of blocks have a single entry: the other rows
+    have it as their `value`, or none.
     """
 
     cell: Cells
     n_coactive: Int64[np.ndarray, "rows"]
     n_stored: Int64[np.ndarray, "rows"]
     value: Float32[np.ndarray, "rows"]
-    sum: Digits = field(default_factory=dict)
-    sum_abs: Digits = field(default_factory=dict)
-    sum_sq: Digits = field(default_factory=dict)
+    several: int = 0
+    digits: tuple[Digits, Digits, Digits] = ({}, {}, {})
+    """Of the sums of J, |J| and J^2."""
 
 
 def of_entries(cell: Cells, value: Float32[np.ndarray, "rows"]) -> PairDigits:
@@ -90,83 +91,85 @@ def highest_place(tokens: int, largest: float, square: bool) -> int:
 
 
 def added_up(parts: Sequence[PairDigits]) -> PairDigits:
-    """One row for each cell of these rows, in ascending order, its digits carried."""
-    cell = _joined([part.cell for part in parts])
+    """One row for each cell of these rows, its digits carried: sums of several entries, then others, by cell."""
+    cell = _joined(parts, "cell")
     order = _order(cell)
     cell = cell[order]
-    starts = np.flatnonzero(np.append(True, cell[1:] != cell[:-1])[: len(cell)])
-    rows = _Rows(
-        parts, order, starts, np.diff(np.append(starts, len(cell))),
-        _joined([part.n_stored for part in parts])[order], _joined([part.value for part in parts])[order],
-    )  # fmt: skip
-    n_stored, value = rows.total(rows.n_stored), rows.values()
-    digits = [_carried(found) for found in rows.digits()]
-    lone = n_stored == 1  # beside pairs that were only coactive; its digits are its value's
-    if bool((lone & (rows.lengths > 1)).any()):
-        value = np.where(lone, rows.total(np.where(rows.n_stored == 1, rows.value, 0)), value)
-        digits = [{place: np.where(lone, 0, digit) for place, digit in each.items()} for each in digits]
-    n_coactive = rows.total(_joined([part.n_coactive for part in parts])[order])
-    return PairDigits(cell[starts], n_coactive, n_stored, value, *digits)
+    starts = _starts(cell)
+    lengths = np.diff(np.append(starts, len(cell)))
+    n_coactive, n_stored, value = (_joined(parts, name)[order] for name in ("n_coactive", "n_stored", "value"))
+    bring = _Rows(parts, order, np.repeat(np.arange(len(starts)), lengths), n_stored, value)
+    of_cells, digits = bring.summed(lengths)
+    n_coactive, total, single = (_totals(column, starts) for column in (n_coactive, n_stored, _single(n_stored, value)))
+    several = total[of_cells] > 1
+    first = of_cells[several]
+    value = np.where(total == 1, single, 0).astype(np.float32)
+    value[first] = np.maximum.reduceat(np.abs(bring.value), starts)[first] if len(starts) else 0
+    rest = np.flatnonzero(total <= 1)
+    rows = np.concatenate([first, rest])
+    kept = [_carried({place: digit[several] for place, digit in each.items()}) for each in digits]
+    return PairDigits(
+        cell[starts[rows]], n_coactive[rows], total[rows], value[rows], len(first), (kept[0], kept[1], kept[2])
+    )
 
 
-def _joined(columns: Sequence[Any]) -> Any:
-    return np.concatenate(columns) if columns else np.zeros(0, np.int64)
+def _joined(parts: Sequence[PairDigits], name: str) -> Any:
+    """A column of all parts: the rows that are sums of several entries first."""
+    columns = [(getattr(part, name), part.several) for part in parts]
+    return np.concatenate([*(column[:n] for column, n in columns), *(column[n:] for column, n in columns)])
+
+
+def _starts(ascending: Int64[np.ndarray, "rows"]) -> Int64[np.ndarray, "runs"]:
+    """Where runs of equal values begin."""
+    return np.flatnonzero(np.append(True, ascending[1:] != ascending[:-1])[: len(ascending)])
+
+
+def _totals(column: Any, starts: Int64[np.ndarray, "runs"]) -> Any:
+    return np.add.reduceat(column, starts) if len(starts) else column
+
+
+def _single(n_stored: Int64[np.ndarray, "rows"], value: Float32[np.ndarray, "rows"]) -> Float64[np.ndarray, "rows"]:
+    """The values of rows of one entry, 0 of others: a cell with one entry in all has it as their sum."""
+    return np.where(n_stored == 1, value, 0).astype(np.float64)
 
 
 @dataclass(frozen=True)
 class _Rows:
-    """Rows of some parts in the order of their cells; a run of the same cell begins at each of `starts`."""
+    """Rows of some parts in the order of their cells, each with the number of its cell."""
 
     parts: Sequence[PairDigits]
     order: Int64[np.ndarray, "rows"]
-    starts: Int64[np.ndarray, "cells"]
-    lengths: Int64[np.ndarray, "cells"]
+    number: Int64[np.ndarray, "rows"]
     n_stored: Int64[np.ndarray, "rows"]
     value: Float32[np.ndarray, "rows"]
 
-    def total(self, column: Any) -> Any:
-        """The sum of each run."""
-        return np.add.reduceat(column, self.starts) if len(self.starts) else column
-
-    def values(self) -> Float32[np.ndarray, "cells"]:
-        """The value of a run of one row, the largest |J| of a longer one."""
-        if not len(self.starts):
-            return self.value
-        return np.where(self.lengths > 1, np.maximum.reduceat(np.abs(self.value), self.starts), self.value[self.starts])
-
-    def digits(self) -> list[Digits]:
-        """The digits of the runs' sums of J, |J| and J^2."""
-        several = np.flatnonzero(np.repeat(self.lengths, self.lengths) > 1)
-        plain = self.n_stored[several] == 1
-        exact = self.value[several][plain].astype(np.float64)
+    def summed(self, lengths: Int64[np.ndarray, "cells"]) -> tuple[Int64[np.ndarray, "sums"], list[Digits]]:
+        """The cells that have digits, by number, and these: of rows that are sums, and of entries not alone there."""
+        has_digits = self.order < sum(part.several for part in self.parts)
+        rows = np.flatnonzero(has_digits | ((self.n_stored == 1) & (lengths > 1)[self.number]))
+        number, is_sum = self.number[rows], has_digits[rows]
+        starts = _starts(number)
+        exact = self.value[rows[~is_sum]].astype(np.float64)
         total = digits_of(exact)
-        added = [total, {place: np.abs(digit) for place, digit in total.items()}, digits_of(np.square(exact))]
-        kept = [[part.sum for part in self.parts], [part.sum_abs for part in self.parts],
-                [part.sum_sq for part in self.parts]]  # fmt: skip
-        return [self._summed(of_parts, more, several, plain) for of_parts, more in zip(kept, added, strict=True)]
+        entries = [total, {place: np.abs(digit) for place, digit in total.items()}, digits_of(np.square(exact))]
+        source = self.order[rows[is_sum]]
+        return number[starts], [
+            self._added(of, more, (is_sum, source, starts)) for of, more in zip(range(3), entries, strict=True)
+        ]
 
-    def _summed(
-        self, of_parts: list[Digits], more: Digits, several: Int64[np.ndarray, "some"], plain: Bool[np.ndarray, "some"]
-    ) -> Digits:
-        """The digits of one sum; `more` is what the `plain` ones among the rows of longer runs add."""
+    def _added(self, of: int, entries: Digits, rows: tuple[Any, Any, Any]) -> Digits:
+        """One kind of sum: digits of rows that are sums, from `source`, and of those that are entries, run by run."""
+        is_sum, source, starts = rows
         found: Digits = {}
-        longer = self.lengths > 1
-        starts = np.cumsum(self.lengths[longer]) - self.lengths[longer]
-        for place in {place for part in of_parts for place in part} | set(more):
-            digit = np.zeros(len(self.starts), np.int64)
-            rows = more[place] if bool(plain.all()) and place in more else np.zeros(len(several), np.int64)
-            if rows is not more.get(place) and place in more:
-                rows[plain] = more[place]
-            if any(place in part for part in of_parts):
-                column = _joined([
-                    part[place] if place in part else np.zeros(len(each.cell), np.int64)
-                    for part, each in zip(of_parts, self.parts, strict=True)
-                ])[self.order]  # fmt: skip
-                rows = rows + column[several]
-                digit[~longer] = column[self.starts[~longer]]
-            if len(starts):
-                digit[longer] = np.add.reduceat(rows, starts)
-            found[place] = digit
+        for place in {place for part in self.parts for place in part.digits[of]} | set(entries):
+            digit = np.zeros(len(is_sum), np.int64)
+            if len(source):
+                zero = [np.zeros(0 if place in part.digits[of] else part.several, np.int64) for part in self.parts]
+                columns = [part.digits[of].get(place, none) for part, none in zip(self.parts, zero, strict=True)]
+                digit[is_sum] = np.concatenate(columns)[source]
+            if place in entries:
+                digit[~is_sum] = entries[place]
+            found[place] = _totals(digit, starts)
         return found
 
 
@@ -195,23 +198,27 @@ def _carried(digits: Digits) -> Digits:
 
 
 def rounded_sums(pairs: PairDigits) -> PairRows:
-    """The pairs that have a stored entry, each sum rounded to float64 once. The digits must be carried."""
-    some = np.flatnonzero(pairs.n_stored)
-    value = pairs.value[some].astype(np.float64)
-    plain = pairs.n_stored[some] == 1
+    """The pairs that have a stored entry in the order of their cells, each sum rounded to float64 once.
 
-    def numbers(digits: Digits, of_plain: Float64[np.ndarray, "pairs"]) -> torch.Tensor:
+    The digits must be carried.
+    """
+    some = np.flatnonzero(pairs.n_stored)  # all that are sums of several, and more
+    some = some[np.argsort(pairs.cell[some], kind="stable")]
+    alone = pairs.value[pairs.several :].astype(np.float64)
+
+    def numbers(digits: Digits, of_entries: Float64[np.ndarray, "alone"]) -> torch.Tensor:
         terms = [
-            torch.from_numpy(digits[place][some].astype(np.float64)).mul_(2.0 ** (DIGIT_BITS * place))
+            torch.from_numpy(digits[place].astype(np.float64)).mul_(2.0 ** (DIGIT_BITS * place))
             for place in sorted(digits, reverse=True)
         ]
-        total = rounded(terms).numpy() if terms else np.zeros(len(some))
-        return torch.from_numpy(np.where(plain, of_plain, total))
+        total = rounded(terms).numpy() if terms else np.zeros(pairs.several)
+        return torch.from_numpy(np.concatenate([total, of_entries])[some])
 
     cell, n_coactive, n_stored, largest = (
         torch.from_numpy(column[some]) for column in (pairs.cell, pairs.n_coactive, pairs.n_stored, np.abs(pairs.value))
     )
+    of_sum, of_abs, of_sq = pairs.digits
     return PairRows(
-        cell, n_coactive, n_stored, numbers(pairs.sum, value), numbers(pairs.sum_abs, np.abs(value)),
-        numbers(pairs.sum_sq, np.square(value)), largest,
+        cell, n_coactive, n_stored, numbers(of_sum, alone), numbers(of_abs, np.abs(alone)),
+        numbers(of_sq, np.square(alone)), largest,
     )  # fmt: skip

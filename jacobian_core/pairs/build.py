@@ -43,7 +43,7 @@ from jacobian_core.work.tables import make_table
 PAIR_STATS_ACTIVE = "active"
 """Block id of the part of `pair_stats` that holds scope 'active'."""
 _CELLS = 1 << 22
-_MERGED_CELLS = 1 << 19
+_MERGED_CELLS = 1 << 20
 """The same where sums are merged, of which every cell can have one in each file."""
 _THREADS = 4
 """Strips that are summed at once at most: each has accumulators of its own (280 MB), and one thread writes the part."""

@@ -99,7 +99,7 @@ def merge_group(lake: Lake, run_id: str, group: Group, members: Sequence[Source]
             n_out, n_in = facts.widths
             for start in range(0, n_out, writer.outs):
                 outs = range(start, min(start + writer.outs, n_out))
-                writer.write(strip_sums(opened, outs, n_in), start)
+                writer.write(strip_sums(opened, outs, n_in))
             writer.close()
     if _placed(lake, run_id, made):
         for source in members:
