@@ -1,18 +1,22 @@
 """Merge the rows and sums of a run that keeps aggregates alone while it goes on, so that its work folder stays small.
 
-A merge reads some output latents of each file at a time and writes their sums: its memory is that of a million rows,
-whatever the files' sizes.
+A merge reads some output latents of each file at a time and writes their sums: its memory is that of a million rows a
+thread, whatever the files' sizes.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import tempfile
+from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import reduce
 from operator import or_
 from pathlib import Path
+from queue import SimpleQueue
 
 import numpy as np
 
@@ -25,12 +29,13 @@ from jacobian_core.lake.work_files import WorkFile, new_file
 from jacobian_core.numerics.pair_digits import PairDigits, added_up, of_entries
 from jacobian_core.pairs.adding import entries_of
 from jacobian_core.pairs.levels import Group, Source, alone, cover, list_sources, merged_digest, ready
-from jacobian_core.pairs.rows import CODES_SUFFIX, ROWS_SUFFIX, BlockRows, open_rows
+from jacobian_core.pairs.rows import CODES_SUFFIX, ROWS_SUFFIX, BlockRows, Facts, open_rows
 from jacobian_core.pairs.summed import sums_folder
 from jacobian_core.pairs.sums_file import SumsFile, SumsWriter, open_sums
 
 _PATIENCE_SECONDS = 10.0
 _ROWS_AT_ONCE = 1 << 20
+_THREADS = 4
 
 log = logging.getLogger(__name__)
 
@@ -90,20 +95,45 @@ def mend_sums(lake: Lake, run_id: str) -> None:
 def merge_group(lake: Lake, run_id: str, group: Group, members: Sequence[Source]) -> None:
     """Sum the files of a group's children into its own, and remove them once that has its name."""
     path = sums_folder(lake, run_id) / group.name(merged_digest([source.digest for source in members]))
+    threads = min(os.cpu_count() or 1, _THREADS)
     with ExitStack() as held:
         copies = Path(held.enter_context(tempfile.TemporaryDirectory(prefix="jacobian-pairs-")))
-        opened = [held.enter_context(_opened(lake, run_id, source, copies)) for source in members]
-        facts = reduce(or_, (each.facts for each in opened))
+        readers = [
+            [held.enter_context(_opened(lake, run_id, source, copies)) for source in members] for _ in range(threads)
+        ]
+        facts = reduce(or_, (each.facts for each in readers[0]))
         with new_file(lake, run_id, path) as (file, made):
             writer = SumsWriter(file, facts)
-            n_out, n_in = facts.widths
-            for start in range(0, n_out, writer.outs):
-                outs = range(start, min(start + writer.outs, n_out))
-                writer.write(strip_sums(opened, outs, n_in))
+            for strip in _strips(readers, range(0, facts.widths[0], writer.outs), facts):
+                writer.write(strip)
             writer.close()
     if _placed(lake, run_id, made):
         for source in members:
             remove_source(source)
+
+
+def _strips(readers: Sequence[Sequence[BlockRows | SumsFile]], starts: range, facts: Facts) -> Iterator[PairDigits]:
+    """The sums of all strips in their order, a thread for each set of readers; a few are made ahead."""
+    n_out, n_in = facts.widths
+    idle: SimpleQueue[Sequence[BlockRows | SumsFile]] = SimpleQueue()
+    for each in readers:
+        idle.put(each)
+
+    def strip(start: int) -> PairDigits:
+        mine = idle.get()
+        try:
+            return strip_sums(mine, range(start, min(start + starts.step, n_out)), n_in)
+        finally:
+            idle.put(mine)
+
+    with ThreadPoolExecutor(len(readers)) as pool:
+        waiting: deque[Future[PairDigits]] = deque()
+        for start in starts:
+            waiting.append(pool.submit(strip, start))
+            if len(waiting) > len(readers):
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 @contextmanager
