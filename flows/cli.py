@@ -13,6 +13,7 @@ from flows.cli_options import DEBUG
 from flows.output import note, show_warnings, traceback_text, write_error_log
 from jacobian_core.artifact.redact import redact
 from jacobian_core.errors import JacobianFlowsError
+from jacobian_core.memory import share_heap
 
 INTERRUPTED = 130
 _BROKEN_PIPE = 141
@@ -40,6 +41,7 @@ def main() -> NoReturn:
         os.environ[_ANYWHERE[option]] = "1"
     # OpenMP's idle threads spin by default, which on a machine shared with others slows torch down several times.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    share_heap()
     json_log.install() if json_log.wanted() else show_warnings()
     try:
         code = app(arguments, standalone_mode=False)
