@@ -1,16 +1,15 @@
 """A process takes as much memory after a thousand blocks as after three.
 
-Nothing of ours outlives a block, but libraries keep things for it. At the demo's shape a process had grown by 270 MB
-after 48 blocks, of which
+Nothing of ours outlives a block, but libraries keep things for it. At the demo's shape a run of 48 blocks needed 270 MB
+more than one of three, of which
 
 * 160 MB were compiled products: oneDNN keeps one for each number of rows that it met, 0.3 MB each, and so does torch's
   layer around it, a thousand each. Texts of ever other lengths bring ever new ones, which hardly ever come back, while
   making one again takes half a millisecond. So both keep `KEPT_PRODUCTS`.
 * The rest was free: glibc gives each thread a heap, and pyarrow brings an allocator with more of them. What is made in
   one thread and freed in another fills all of them up. So there is one heap for `_THREADS_A_HEAP` cores, pyarrow's
-  buffers come from it too (which also is a tenth less of a process' time: fewer pages are touched for the first time),
-  and free pages are given back where they are more than after the first block. To do so after each block would take a
-  tenth of the time at that shape, for pages that the next block touches again.
+  buffers come from it too, and free pages are given back where the process is larger than after its first block: what
+  it needs most is then needed in the second block already. The price: the next block touches these pages again.
 
 The caches' limits are read by these libraries when they first multiply. Without glibc (macOS, musl) only they apply.
 """

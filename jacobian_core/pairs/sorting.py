@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Int64, Shaped
+from jaxtyping import Bool, Int64, Shaped
 
 from jacobian_core.errors import LakeError
 from jacobian_core.lake import files
@@ -100,15 +100,13 @@ def encode_rows(
     `codes` is the block's `latents` where entries were dropped, else None.
     """
     ids, out, in_, value = (entries.column(column).to_numpy() for column in ENTRY_COLUMNS)
-    starts = _starts(ids)
-    token = np.repeat(np.searchsorted(token_ids, ids[starts]), np.diff(np.append(starts, len(ids))))
-    key = token << 32 | out
+    starts = np.flatnonzero(_changes(ids) | _changes(out))
+    key = np.searchsorted(token_ids, ids[starts]) << 32 | out[starts]
     if codes is None:
-        begins = _starts(key)
-        row_key, inputs, lists = key[begins], in_, None
+        row_key, begins, inputs, lists = key, starts, in_, None
     else:
         row_key, inputs, lists = _coded(token_ids, codes)
-        begins = np.searchsorted(key, row_key)
+        begins = np.append(starts, len(ids))[np.searchsorted(key, row_key)]
     row_out, offsets = row_key & 0xFFFFFFFF, np.append(begins, len(out))
     widths = [int(side.max()) + 1 if len(side) else 0 for side in (row_out, inputs)]
     table = pa.table(
@@ -158,9 +156,11 @@ def _coded(token_ids: Int64[np.ndarray, "tokens"], codes: pa.Table) -> tuple[Any
     return token[side] << 32 | latent[side], latent[~side], lists
 
 
-def _starts(sorted_values: Int64[np.ndarray, "values"]) -> Int64[np.ndarray, "runs"]:
-    """Where a run of equal values begins."""
-    return np.flatnonzero(np.append(True, sorted_values[1:] != sorted_values[:-1])[: len(sorted_values)])
+def _changes(values: Shaped[np.ndarray, "values"]) -> Bool[np.ndarray, "values"]:
+    """Which values are not the one before; the first is not either."""
+    found = np.ones(len(values), bool)
+    np.not_equal(values[1:], values[:-1], out=found[1:])
+    return found
 
 
 def _lists(offsets: Int64[np.ndarray, "rows_plus_1"], values: Shaped[np.ndarray, "values"]) -> Any:

@@ -1,0 +1,89 @@
+"""What libraries keep for a process stays bounded, and what is free goes back to the system.
+
+Each script runs in an interpreter of its own: the caches' limits are read once, and other tests' memory would disturb.
+`malloc` counts what is in use in glibc's heaps, to the byte; resident memory is only used where half of it must go.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from jacobian_core.memory import KEPT_PRODUCTS, _glibc
+from jacobian_core.work import worker
+from tests.tiny import run_pipeline, tiny_config
+
+pytestmark = pytest.mark.skipif(_glibc() is None, reason="needs glibc")
+
+_PRODUCTS = """
+import ctypes, torch
+from jacobian_core.memory import bound_memory
+if {bounded}:
+    bound_memory()
+from jacobian_core.model.affine import Affine
+
+class Heaps(ctypes.Structure):
+    names = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost"
+    _fields_ = [(name, ctypes.c_size_t) for name in names.split()]
+
+glibc = ctypes.CDLL(None)
+glibc.mallinfo2.restype = Heaps
+torch.set_num_threads(1)
+affine, x = Affine.of(torch.randn(64, 32), None), torch.randn(600, 32)
+used = []
+with torch.no_grad():
+    for rows in range(2, 300):
+        torch.nn.functional.gelu(affine(x[:rows]))
+        used.append(glibc.mallinfo2().uordblks)
+print((used[-1] - used[2 * {kept}]) / 1e6)
+"""
+
+_FREE = """
+import numpy as np
+from jacobian_core.memory import FreePages, resident_bytes
+pages = FreePages()
+assert not pages.after_block(), "the first block is what others are held against"
+assert not pages.after_block(), "nothing was added"
+pieces = [np.ones(12_000) for _ in range(1000)]
+full = resident_bytes()
+kept = pieces[::2][-1]  # the end of the heap stays in use, so nothing goes back by itself
+del pieces
+assert resident_bytes() > full - 30e6, "it would have gone back by itself"
+assert pages.after_block()
+assert resident_bytes() < full - 60e6, (full, resident_bytes())
+assert not pages.after_block()
+assert kept.sum() == 12_000
+"""
+
+
+def _output(script: str) -> str:
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this machine's torch has no oneDNN")
+
+
+@needs_onednn
+def test_products_of_ever_other_numbers_of_rows_are_not_all_kept() -> None:
+    assert float(_output(_PRODUCTS.format(bounded=True, kept=KEPT_PRODUCTS))) < 2
+
+
+@needs_onednn
+def test_unbounded_they_are() -> None:
+    assert float(_output(_PRODUCTS.format(bounded=False, kept=KEPT_PRODUCTS))) > 20
+
+
+def test_free_pages_go_back() -> None:
+    _output(_FREE)
+
+
+def test_a_run_bounds_them(tiny: Path, tmp_path: Path) -> None:
+    run = run_pipeline(tiny_config(tiny, tmp_path / "lake"))
+    (loaded,) = (found for (run_id, _), found in worker._loaded.items() if run_id == run.run_id)
+    assert loaded.free_pages.allowed is not None
+    assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == os.environ["LRU_CACHE_CAPACITY"] == str(KEPT_PRODUCTS)
