@@ -50,15 +50,15 @@ def bound_memory() -> None:
 
 @dataclass
 class FreePages:
-    """Gives free pages back to the system where the process has become larger than it was after its first block.
+    """Gives free pages back to the system where the process has become larger than when it was first looked at.
 
-    Two blocks at once may both do it, which does no harm.
+    Two threads at once may both do it, which does no harm.
     """
 
     allowed: int | None = None
 
-    def after_block(self) -> bool:
-        """Look at the process' size, and return whether pages were given back."""
+    def give_back(self) -> bool:
+        """Look at the process' size, after a step of a block; returns whether pages were given back."""
         resident = resident_bytes()
         if self.allowed is None:
             self.allowed = resident + _SLACK_BYTES
@@ -68,6 +68,10 @@ class FreePages:
             glibc.malloc_trim(0)
         self.allowed = max(self.allowed, resident_bytes() + _SLACK_BYTES)  # what is not free is not held against it
         return True
+
+
+free_pages = FreePages()
+"""This process' own."""
 
 
 def resident_bytes() -> int:

@@ -223,15 +223,16 @@ def gather_pairs(run: RunRef, block_id: str) -> None:
     Where entries are not kept they are sorted already: the sums of finished groups of blocks are made. Raises LakeError
     where that can't be written.
     """
-    lake = Lake(run.lake)
-    if run.config.jacobian.keep == "aggregates":
-        from jacobian_core.pairs.merging import merge_ready
-
-        merge_ready(lake, run.run_id)
-        return
+    from jacobian_core.memory import free_pages
+    from jacobian_core.pairs.merging import merge_ready
     from jacobian_core.pairs.sorting import gather_rows
 
-    gather_rows(lake, run.run_id, block_id)
+    lake = Lake(run.lake)
+    if run.config.jacobian.keep == "aggregates":
+        merge_ready(lake, run.run_id)
+    else:
+        gather_rows(lake, run.run_id, block_id)
+    free_pages.give_back()
 
 
 def open_groups(run: RunRef) -> list[GroupRef]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,7 +29,7 @@ from jacobian_core.errors import CorpusError, LakeError, ModelError
 from jacobian_core.lake.layout import Lake
 from jacobian_core.lake.manifest import BlockMarker
 from jacobian_core.lake.publish import BlockWriter
-from jacobian_core.memory import FreePages, bound_memory
+from jacobian_core.memory import bound_memory, free_pages
 from jacobian_core.model.activations import block_activations
 from jacobian_core.model.llm import load_language_model
 from jacobian_core.model.quality import BlockFit, Fvu, measure_fvu, refuse_wrong_search
@@ -58,7 +58,6 @@ class Worker:
 
     computer: BlockComputer | TranscoderComputer
     tokenizer: Tokenizer
-    free_pages: FreePages = field(default_factory=FreePages)
 
     @property
     def sandwich(self) -> Sandwich:
@@ -241,5 +240,5 @@ def compute_and_publish(run: RunRef, block_id: str) -> BlockMarker:
         summed = None if entries is None else entries.finish(lake, run.run_id)
         clock.done("write")
         marker = writer.publish(clock.of_wall(), fit.figures, summed)
-    worker.free_pages.after_block()
+    free_pages.give_back()
     return marker
