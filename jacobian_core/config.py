@@ -6,6 +6,7 @@ parameters. What determines the data goes into the run's identity (`identity.py`
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 from typing import Literal
 
@@ -321,6 +322,24 @@ class ComputeConfig(Group):
         raise ValueError("must be 'auto', 'cpu', 'cuda' or 'cuda:N'")
 
 
+class MartsConfig(Group):
+    """What is counted when a run's pairs are summed, so that reports need not read its entries."""
+
+    thresholds: tuple[float, ...] = Field(
+        default=(0.0, 1e-6, 1e-5, 1e-4, 1e-3, 5e-3, 1e-2, 2e-2, 1e-1, 1.0),
+        max_length=100,
+        description="ascending |J| for `threshold_counts`: `threshold_fractions` and `convergence` take about a second "
+        "for these, and for others read all entries; empty: no such table",
+    )
+
+    @field_validator("thresholds")
+    @classmethod
+    def _ascending(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if not all(0 <= edge < math.inf for edge in value) or any(b <= a for a, b in pairwise(value)):
+            raise ValueError("must be finite, not negative and strictly ascending")
+        return value
+
+
 class LakeConfig(Group):
     """How the lake's files are written."""
 
@@ -349,5 +368,6 @@ class RunConfig(Group):
         default_factory=AllInputsConfig, description="aggregates over every input latent"
     )
     quality: QualityConfig = Field(default_factory=QualityConfig, description="limits that stop a run")
+    marts: MartsConfig = Field(default_factory=MartsConfig, description="what reports need not count themselves")
     compute: ComputeConfig = Field(default_factory=ComputeConfig, description="how the work is done")
     lake: LakeConfig = Field(default_factory=LakeConfig, description="where and how the data is written")

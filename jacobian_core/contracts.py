@@ -163,6 +163,30 @@ PAIR_STATS = Table(
     ),
 )  # fmt: skip
 
+THRESHOLD_COUNTS = Table(
+    "threshold_counts", "one threshold of one scope, stage and batch left out",
+    ("scope", "part", "left_out", "threshold"), 1,
+    "How many pairs are above thresholds: what `threshold_fractions` and `convergence` need of the entries, their "
+    "intervals included. A stage is the first tokens of the run, in corpus order, cut into batches of whole documents.",
+    (
+        Column("scope", "string", "", "'active' or 'all_inputs', as in pair_stats; 'all_inputs' has only the stage of "
+               "all tokens, and nothing left out", allowed=("active", "all_inputs")),
+        Column("part", "int16", "", "the stage is the first 1/part of the tokens: 1, 2, 4, 8, 16", minimum=1),
+        Column("left_out", "int16", "", "the batch whose tokens are not counted; -1: none", minimum=-1),
+        Column("threshold", "float64", "", "a value counts where it is strictly greater", minimum=0),
+        Column("batches", "int16", "batches", "into how many a stage is cut; a few documents fill fewer", minimum=2),
+        Column("tokens", "int64", "tokens", "tokens that are counted", minimum=0),
+        Column("pairs_mean_all_tokens", "int64", "pairs", "pairs whose mean |J| over these tokens is above", minimum=0),
+        Column("pairs_mean_out_active", "int64", "pairs", "the same over the tokens where the output latent is active; "
+               "null: not of all tokens", nullable=True, minimum=0),
+        Column("pairs_mean_coactive", "int64", "pairs", "the same over the tokens where both are active; null: not of "
+               "all tokens, or scope 'all_inputs'", nullable=True, minimum=0),
+        Column("pairs_max", "int64", "pairs", "pairs whose largest |J| is above", minimum=0),
+        Column("entries", "int64", "entries", "stored entries with |J| above; null: not of all tokens, or scope "
+               "'all_inputs'", nullable=True, minimum=0),
+    ),
+)  # fmt: skip
+
 INTERVENTIONS = Table(
     "interventions", "one varied input latent seen at one output latent",
     ("token_id", "out_latent", "in_latent", "kind", "in_after"), 1,
@@ -255,8 +279,8 @@ TRANSCODER_EFFECTS = Table(
 TABLES: dict[str, Table] = {
     t.name: t
     for t in (
-        TOKENS, DOCUMENTS, LATENTS, JACOBIAN_ENTRIES, PAIR_STATS, INTERVENTIONS, FUNCTION_SHAPES, TRANSCODER_TOKENS,
-        TRANSCODER_LATENTS, TRANSCODER_EFFECTS,
+        TOKENS, DOCUMENTS, LATENTS, JACOBIAN_ENTRIES, PAIR_STATS, THRESHOLD_COUNTS, INTERVENTIONS, FUNCTION_SHAPES,
+        TRANSCODER_TOKENS, TRANSCODER_LATENTS, TRANSCODER_EFFECTS,
     )
 }  # fmt: skip
 BLOCK_TABLES: tuple[str, ...] = (

@@ -17,7 +17,7 @@ from jacobian_core.errors import LakeError, QueryError
 from jacobian_core.gate import gated
 from jacobian_core.lake import files, publish, runs
 from jacobian_core.lake.layout import Lake
-from jacobian_core.lake.manifest import BlockMarker, RunManifest
+from jacobian_core.lake.manifest import BlockMarker, PartInfo, RunManifest
 from jacobian_core.lake.parts import PreparedPart
 from jacobian_core.pairs.sorting import forget_rows
 from jacobian_core.sql.warehouse_file import build_warehouse
@@ -51,7 +51,9 @@ def _published(lake: Lake, run: RunRef, skipped: Mapping[str, int]) -> RunManife
         if manifest is None:
             raise
         return manifest
-    parts = [publish.publish_part(lake, part) for part in prepared]
+    parts: dict[str, list[PartInfo]] = {}
+    for part in prepared:
+        parts.setdefault(part.table, []).append(publish.publish_part(lake, part))
     blocks, identity = lake.markers(run.run_id), request.identity
     manifest = RunManifest(
         run_id=run.run_id,
@@ -63,7 +65,7 @@ def _published(lake: Lake, run: RunRef, skipped: Mapping[str, int]) -> RunManife
         quality=quality,
         corpus={**_section(identity, "corpus"), "skipped": dict(skipped)},
         blocks=blocks,
-        parts={"pair_stats": parts},
+        parts=parts,
         totals=publish.merge_totals(blocks),
         seconds={**_merge_seconds(blocks), "aggregate": time.perf_counter() - started},
         created_utc=datetime.now(UTC),
@@ -72,18 +74,25 @@ def _published(lake: Lake, run: RunRef, skipped: Mapping[str, int]) -> RunManife
 
 
 def _aggregated(lake: Lake, run: RunRef) -> list[PreparedPart]:
-    """The parts of `pair_stats`, written and not yet published."""
+    """The parts of `pair_stats` and `threshold_counts`, written and not yet published."""
+    from jacobian_core.pairs.above import pairs_above
     from jacobian_core.pairs.build import build_pair_stats
+    from jacobian_core.pairs.threshold_counts import build_threshold_counts
 
-    prepared = [build_pair_stats(lake, run.run_id, run.config.lake)]
-    if run.config.jacobian.scope == "all_inputs":
-        from jacobian_core.work.groups import prepare_pair_stats
+    config, scopes = run.config, ("active", "all_inputs")[: 1 + (run.config.jacobian.scope == "all_inputs")]
+    above = pairs_above(lake, run.run_id, config.marts.thresholds, scopes) if config.marts.thresholds else {}
+    prepared: list[PreparedPart] = []
+    try:
+        prepared.append(build_pair_stats(lake, run.run_id, config.lake, above=above.get("active")))
+        if config.jacobian.scope == "all_inputs":
+            from jacobian_core.work.groups import prepare_pair_stats
 
-        try:
-            prepared.append(prepare_pair_stats(run))
-        except BaseException:
-            publish.discard(prepared)
-            raise
+            prepared.append(prepare_pair_stats(run, above.get("all_inputs")))
+        if above:
+            prepared.append(build_threshold_counts(lake, run.run_id, config.lake, above))
+    except BaseException:
+        publish.discard(prepared)
+        raise
     return prepared
 
 

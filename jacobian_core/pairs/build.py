@@ -25,19 +25,19 @@ import torch
 
 from jacobian_core.config import LakeConfig
 from jacobian_core.contracts import PAIR_STATS
-from jacobian_core.errors import LakeError, QueryError
 from jacobian_core.lake.layout import Lake
 from jacobian_core.lake.manifest import BlockMarker
 from jacobian_core.lake.parts import PartWriter, PreparedPart
 from jacobian_core.numerics.pair_digits import rounded_sums
 from jacobian_core.numerics.pair_sums import PairRows, StripSums, Units, units_of
+from jacobian_core.pairs.above import PairsAbove
 from jacobian_core.pairs.adding import add_block, cells_of
 from jacobian_core.pairs.chosen import Chosen, merged_sources
 from jacobian_core.pairs.merging import strip_sums
-from jacobian_core.pairs.rows import BlockRows, Facts, open_rows, rows_folder
+from jacobian_core.pairs.rows import BlockRows, Facts, opened_rows, rows_folder
 from jacobian_core.pairs.sorting import make_rows
 from jacobian_core.pairs.sums_file import SumsFile, open_sums
-from jacobian_core.sql.run_facts import RunSnapshot, run_snapshot
+from jacobian_core.sql.run_facts import RunSnapshot, known_run
 from jacobian_core.work.tables import make_table
 
 PAIR_STATS_ACTIVE = "active"
@@ -80,21 +80,21 @@ class _Run:
         self.idle.put(sums)
 
 
-def build_pair_stats(lake: Lake, run_id: str, config: LakeConfig, threads: int | None = None) -> PreparedPart:
+def build_pair_stats(
+    lake: Lake, run_id: str, config: LakeConfig, threads: int | None = None, above: PairsAbove | None = None
+) -> PreparedPart:
     """Sum the run's finished blocks into `pair_stats`, scope 'active'; the part is for `publish_run` to publish.
 
-    Reads a run in progress (its block markers) as well as a finished one that was not compacted and kept its entries.
-    Raises QueryError where there is no such run, LakeError where a part is missing or breaks its contract, or the disk
-    is full.
+    `above` counts the pairs on the way. Reads a run in progress (its block markers) as well as a finished one that was
+    not compacted and kept its entries. Raises QueryError where there is no such run, LakeError where a part is missing
+    or breaks its contract, or the disk is full.
     """
-    state = run_snapshot(lake, run_id)
-    if state is None:
-        raise QueryError(f"{lake.root} has no run {run_id}.", "`jacobian runs` lists the runs.")
-    with _chosen(lake, state) as found, _one_thread_each(), ThreadPoolExecutor(_threads(threads)) as pool:
+    state = known_run(lake, run_id)
+    with summed_sources(lake, state) as found, _one_thread_each(), ThreadPoolExecutor(pair_threads(threads)) as pool:
         made = sum(pool.map(lambda marker: make_rows(lake, run_id, found.folder, marker), found.blocks))
         run = _widths(found, int(state.total("tokens")))
         with PartWriter(lake, PAIR_STATS, run_id, PAIR_STATS_ACTIVE, config) as writer:
-            for table in _in_order(pool, run):
+            for table in _in_order(pool, run, above):
                 writer.write(table)
             prepared = writer.finish()
     logger.info(
@@ -103,7 +103,8 @@ def build_pair_stats(lake: Lake, run_id: str, config: LakeConfig, threads: int |
     return prepared
 
 
-def _threads(asked: int | None) -> int:
+def pair_threads(asked: int | None) -> int:
+    """Threads that work on a run's pairs."""
     return asked or min(os.cpu_count() or 1, _THREADS)
 
 
@@ -118,7 +119,7 @@ def count_pairs(lake: Lake, run_id: str, block_ids: Sequence[str]) -> int:
         outs = range(start, min(start + run.outs, run.n_out))
         used = np.zeros(len(outs) * run.n_in, bool)
         for marker in blocks:
-            with _opened(folder, marker) as block:
+            with opened_rows(folder, marker) as block:
                 for rows in block.strip(outs):
                     used[cells_of(rows, start, run.n_in)] = True
         seen += int(used.sum())
@@ -126,7 +127,7 @@ def count_pairs(lake: Lake, run_id: str, block_ids: Sequence[str]) -> int:
 
 
 @contextmanager
-def _chosen(lake: Lake, state: RunSnapshot) -> Iterator[Chosen]:
+def summed_sources(lake: Lake, state: RunSnapshot) -> Iterator[Chosen]:
     """What to sum, and where rows are: a finished run must not get a work folder, or it would look as if it went on."""
     if any(marker.entries_sha256 for marker in state.blocks):
         with merged_sources(lake, state) as found:
@@ -153,7 +154,7 @@ def _widths(found: Chosen, tokens: int) -> _Run:
     """The run as strips need it."""
     facts = Facts()
     for marker in found.blocks:
-        with _opened(found.folder, marker) as rows:
+        with opened_rows(found.folder, marker) as rows:
             facts |= rows.facts
     for path in found.merged or ():
         with open_sums(path) as sums:
@@ -161,25 +162,24 @@ def _widths(found: Chosen, tokens: int) -> _Run:
     return _Run(found.folder, found.blocks, found.merged, *facts.widths, units_of(tokens, facts.largest))
 
 
-@contextmanager
-def _opened(folder: Path, marker: BlockMarker) -> Iterator[BlockRows]:
-    with open_rows(folder, marker) as rows:
-        if rows is None:
-            problem = f"{folder}: the rows of block {marker.block_id} are gone, or were changed meanwhile."
-            raise LakeError(problem, "Start the same command again.")
-        yield rows
-
-
-def _in_order(pool: ThreadPoolExecutor, run: _Run) -> Iterator[pa.Table]:
+def _in_order(pool: ThreadPoolExecutor, run: _Run, above: PairsAbove | None) -> Iterator[pa.Table]:
     """The tables of all strips in their order; a few are made ahead."""
     step = run.outs
     waiting: deque[Future[pa.Table]] = deque()
     for start in range(0, run.n_out, step):
-        waiting.append(pool.submit(_strip, run, range(start, min(start + step, run.n_out))))
+        waiting.append(pool.submit(_counted, run, range(start, min(start + step, run.n_out)), above))
         if len(waiting) > _THREADS:
             yield waiting.popleft().result()
     while waiting:
         yield waiting.popleft().result()
+
+
+def _counted(run: _Run, outs: range, above: PairsAbove | None) -> pa.Table:
+    """`pair_stats` of some output latents, and its pairs counted."""
+    table = _strip(run, outs)
+    if above is not None:
+        above.add(table)
+    return table
 
 
 def _strip(run: _Run, outs: range) -> pa.Table:
@@ -187,11 +187,11 @@ def _strip(run: _Run, outs: range) -> pa.Table:
     if run.merged is not None:
         with ExitStack() as held:
             sources: list[BlockRows | SumsFile] = [held.enter_context(open_sums(path)) for path in run.merged]
-            sources += [held.enter_context(_opened(run.folder, marker)) for marker in run.blocks]
+            sources += [held.enter_context(opened_rows(run.folder, marker)) for marker in run.blocks]
             return _table(rounded_sums(strip_sums(sources, outs, run.n_in)), outs.start, run.n_in)
     with run.sums() as sums:
         for marker in run.blocks:
-            with _opened(run.folder, marker) as block:
+            with opened_rows(run.folder, marker) as block:
                 add_block(block, sums, outs, run.n_in)
         return _table(sums.take(), outs.start, run.n_in)
 

@@ -24,6 +24,7 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Float32, Int32, Int64, UInt32
 
+from jacobian_core.errors import LakeError
 from jacobian_core.lake.layout import Lake
 from jacobian_core.lake.manifest import BlockMarker
 from jacobian_core.resources import cache_folder
@@ -169,3 +170,13 @@ def open_rows(folder: Path, marker: BlockMarker) -> Iterator[BlockRows | None]:
             header = {}
         known = header.get("version") == VERSION and header.get("entries_sha256") == marker.entries_digest
         yield BlockRows(path, header, reader) if known else None
+
+
+@contextmanager
+def opened_rows(folder: Path, marker: BlockMarker) -> Iterator[BlockRows]:
+    """The rows of a block, which must be there; LakeError where they are not."""
+    with open_rows(folder, marker) as rows:
+        if rows is None:
+            problem = f"{folder}: the rows of block {marker.block_id} are gone, or were changed meanwhile."
+            raise LakeError(problem, "Start the same command again.")
+        yield rows

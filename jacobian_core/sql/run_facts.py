@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import JsonValue
 
+from jacobian_core.errors import QueryError
 from jacobian_core.lake import files
 from jacobian_core.lake.layout import Lake
 from jacobian_core.lake.manifest import BlockMarker, PartInfo, RunManifest, RunRequest, Totals, parts_by_table
@@ -69,6 +70,14 @@ def run_snapshot(lake: Lake, run_id: str) -> RunSnapshot | None:
     if request is None:
         return None
     return RunSnapshot(run_id, False, blocks, parts_by_table(blocks), request, quality)
+
+
+def known_run(lake: Lake, run_id: str) -> RunSnapshot:
+    """The run as it is now; QueryError if there is no such run."""
+    state = run_snapshot(lake, run_id)
+    if state is None:
+        raise QueryError(f"{lake.root} has no run {run_id}.", "`jacobian runs` lists the runs.")
+    return state
 
 
 def _measured_quality(lake: Lake, run_id: str) -> dict[str, JsonValue]:

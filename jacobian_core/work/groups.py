@@ -34,6 +34,7 @@ from jacobian_core.work.tables import make_table
 from jacobian_core.work.worker import Worker, worker_for
 
 if TYPE_CHECKING:
+    from jacobian_core.pairs.above import PairsAbove
     from jacobian_core.pipeline import RunRef
 
 log = logging.getLogger(__name__)
@@ -116,10 +117,10 @@ def _chunks(worker: Worker, lake: Lake, run_id: str, block_id: str) -> Iterator[
         yield x[start : start + computer.chunk_tokens]
 
 
-def prepare_pair_stats(run: RunRef) -> PreparedPart:
+def prepare_pair_stats(run: RunRef, above: PairsAbove | None = None) -> PreparedPart:
     """Merge the partial sums of all groups into a part of `pair_stats`; exact, so the order of files is of no account.
 
-    Raises LakeError where the part can't be written or sums are missing.
+    `above` counts the pairs on the way. Raises LakeError where the part can't be written or sums are missing.
     """
     lake, worker = Lake(run.lake), worker_for(run)
     sandwich = worker.sandwich
@@ -133,7 +134,10 @@ def prepare_pair_stats(run: RunRef) -> PreparedPart:
             rows = range(start, min(start + _MERGED_ROWS, sandwich.outputs.latents))
             merged = merge(partials, rows, n_in, unit)
             if len(merged.out_latent):
-                writer.write(pair_stats_table(merged, n_in))
+                table = pair_stats_table(merged, n_in)
+                writer.write(table)
+                if above is not None:
+                    above.add(table)
         return writer.finish()
 
 

@@ -1,6 +1,6 @@
 -- invariant: every number is finite where it is not null
--- reads: tokens, latents, jacobian_entries, pair_stats, interventions, function_shapes, transcoder_tokens,
---   transcoder_latents, transcoder_effects
+-- reads: tokens, latents, jacobian_entries, pair_stats, threshold_counts, interventions, function_shapes,
+--   transcoder_tokens, transcoder_latents, transcoder_effects
 -- parameters:
 --   run_id VARCHAR - the run
 -- grain: one column with a value that is not finite
@@ -67,6 +67,13 @@ WITH counted AS (
             count(*) FILTER (WHERE NOT isfinite(max_abs))
         ]) AS violations
     FROM pair_stats
+    WHERE run_id = $run_id
+    UNION ALL
+    SELECT
+        'threshold_counts' AS table_name,
+        'threshold' AS column_name,
+        count(*) FILTER (WHERE NOT isfinite(threshold)) AS violations
+    FROM threshold_counts
     WHERE run_id = $run_id
     UNION ALL
     SELECT

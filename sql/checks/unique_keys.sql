@@ -1,6 +1,6 @@
 -- invariant: the key of every table is unique
--- reads: tokens, documents, latents, jacobian_entries, pair_stats, interventions, function_shapes, transcoder_tokens,
---   transcoder_latents, transcoder_effects
+-- reads: tokens, documents, latents, jacobian_entries, pair_stats, threshold_counts, interventions, function_shapes,
+--   transcoder_tokens, transcoder_latents, transcoder_effects
 -- parameters:
 --   run_id VARCHAR - the run
 -- grain: one key that occurs more than once
@@ -51,6 +51,15 @@ SELECT
 FROM pair_stats
 WHERE run_id = $run_id
 GROUP BY scope, out_latent, in_latent
+HAVING count(*) > 1
+UNION ALL
+SELECT
+    'threshold_counts' AS table_name,
+    scope || ' ' || part || ' ' || left_out || ' ' || threshold AS key_values,
+    count(*) AS copies
+FROM threshold_counts
+WHERE run_id = $run_id
+GROUP BY scope, part, left_out, threshold
 HAVING count(*) > 1
 UNION ALL
 SELECT

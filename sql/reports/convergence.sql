@@ -1,9 +1,9 @@
 -- question: Have enough tokens been seen: does the share of pairs above a threshold still change?
--- reads: jacobian_entries, tokens, runs, count_above, pair_share_reach
+-- reads: threshold_counts, counted, jacobian_entries, j_steps, tokens, runs, count_above, pair_share_reach
 -- parameters:
 --   run_id VARCHAR - the run
 --   thresholds DOUBLE[] default 0,1e-5,1e-4,1e-3,1e-2 - a value counts where it is strictly greater
---   batches BIGINT default 20 - batches of documents for the intervals; 0: none, in a fifth of the time
+--   batches BIGINT default 20 - batches of documents for the intervals; 0: none
 -- grain: one threshold after one number of tokens: the first 1/16, 1/8, 1/4, 1/2 and all of them, in corpus order
 -- columns:
 --   tokens BIGINT - tokens seen [tokens]
@@ -17,25 +17,32 @@
 --   pairs_mean_all_tokens BIGINT - count behind share_mean_all_tokens [pairs]
 --   pairs_max BIGINT - count behind share_max [pairs]
 --
--- One aggregation: each entry falls into the stage in which its token is first seen, and stages are added up after.
+-- About a second at any size where `threshold_counts` has the thresholds (`marts.thresholds`; and 20 batches, or none);
+-- else all entries are read: the same figures, later. That is one aggregation: each entry falls into the stage in which
+-- its token is first seen, and stages are added up after.
 -- The intervals are for the share at each number of tokens, were other documents drawn (jackknife over batches of the
 -- documents so far, see sql/macros/pair_share_reach.sql): where two stages differ by more, the share still changes.
-WITH ordered AS (
+WITH needed AS (
+    SELECT NOT coalesce(counted($run_id, 'active', list_sort(list_distinct($thresholds))), FALSE) AS from_entries
+),
+
+ordered AS (
     SELECT
         token_id,
         row_number() OVER (ORDER BY token_id) AS seen
     FROM tokens
-    WHERE run_id = $run_id
+    WHERE run_id = $run_id AND (SELECT needed.from_entries FROM needed)
 ),
 
 sizes AS (
     SELECT
-        ceil(count(*) / 16)::BIGINT AS n1,
-        ceil(count(*) / 8)::BIGINT AS n2,
-        ceil(count(*) / 4)::BIGINT AS n3,
-        ceil(count(*) / 2)::BIGINT AS n4,
-        count(*) AS n5
-    FROM ordered
+        ceil(tokens / 16)::BIGINT AS n1,
+        ceil(tokens / 8)::BIGINT AS n2,
+        ceil(tokens / 4)::BIGINT AS n3,
+        ceil(tokens / 2)::BIGINT AS n4,
+        tokens AS n5
+    FROM runs
+    WHERE run_id = $run_id
 ),
 
 stage_ends AS (
@@ -52,6 +59,7 @@ staged AS (
     SELECT
         (e.out_latent::UBIGINT << 32) | e.in_latent::UBIGINT AS pair,
         abs(e.value)::DOUBLE AS magnitude,
+        ceil(abs(e.value)::DOUBLE * j.steps)::HUGEINT AS mass,
         CASE
             WHEN e.token_id <= s.end1 THEN 1
             WHEN e.token_id <= s.end2 THEN 2
@@ -61,17 +69,18 @@ staged AS (
         END AS stage_number
     FROM jacobian_entries AS e
     CROSS JOIN stage_ends AS s
-    WHERE e.run_id = $run_id
+    CROSS JOIN j_steps($run_id) AS j
+    WHERE e.run_id = $run_id AND (SELECT needed.from_entries FROM needed)
 ),
 
 partials AS (
     SELECT
         pair,
-        coalesce(sum(magnitude) FILTER (WHERE stage_number = 1), 0) AS sum1,
-        coalesce(sum(magnitude) FILTER (WHERE stage_number = 2), 0) AS sum2,
-        coalesce(sum(magnitude) FILTER (WHERE stage_number = 3), 0) AS sum3,
-        coalesce(sum(magnitude) FILTER (WHERE stage_number = 4), 0) AS sum4,
-        coalesce(sum(magnitude) FILTER (WHERE stage_number = 5), 0) AS sum5,
+        coalesce(sum(mass) FILTER (WHERE stage_number = 1), 0) AS sum1,
+        coalesce(sum(mass) FILTER (WHERE stage_number = 2), 0) AS sum2,
+        coalesce(sum(mass) FILTER (WHERE stage_number = 3), 0) AS sum3,
+        coalesce(sum(mass) FILTER (WHERE stage_number = 4), 0) AS sum4,
+        coalesce(sum(mass) FILTER (WHERE stage_number = 5), 0) AS sum5,
         max(magnitude) FILTER (WHERE stage_number <= 1) AS max1,
         max(magnitude) FILTER (WHERE stage_number <= 2) AS max2,
         max(magnitude) FILTER (WHERE stage_number <= 3) AS max3,
@@ -87,11 +96,11 @@ bounds AS (
 
 pair_bins AS (
     SELECT
-        histogram(p.sum1 / s.n1, b.above) AS mean1,
-        histogram((p.sum1 + p.sum2) / s.n2, b.above) AS mean2,
-        histogram((p.sum1 + p.sum2 + p.sum3) / s.n3, b.above) AS mean3,
-        histogram((p.sum1 + p.sum2 + p.sum3 + p.sum4) / s.n4, b.above) AS mean4,
-        histogram((p.sum1 + p.sum2 + p.sum3 + p.sum4 + p.sum5) / s.n5, b.above) AS mean5,
+        histogram(p.sum1::DOUBLE / j.steps / s.n1, b.above) AS mean1,
+        histogram((p.sum1 + p.sum2)::DOUBLE / j.steps / s.n2, b.above) AS mean2,
+        histogram((p.sum1 + p.sum2 + p.sum3)::DOUBLE / j.steps / s.n3, b.above) AS mean3,
+        histogram((p.sum1 + p.sum2 + p.sum3 + p.sum4)::DOUBLE / j.steps / s.n4, b.above) AS mean4,
+        histogram((p.sum1 + p.sum2 + p.sum3 + p.sum4 + p.sum5)::DOUBLE / j.steps / s.n5, b.above) AS mean5,
         histogram(p.max1, b.above) AS max1,
         histogram(p.max2, b.above) AS max2,
         histogram(p.max3, b.above) AS max3,
@@ -99,6 +108,7 @@ pair_bins AS (
         histogram(p.max5, b.above) AS max5
     FROM partials AS p
     CROSS JOIN sizes AS s
+    CROSS JOIN j_steps($run_id) AS j
     CROSS JOIN bounds AS b
 ),
 
@@ -120,6 +130,20 @@ counts AS (
         count_above(s.maxima, t.threshold) AS pairs_max
     FROM stages AS s
     CROSS JOIN (SELECT unnest(list_distinct($thresholds)) AS threshold) AS t
+    WHERE (SELECT needed.from_entries FROM needed)
+    UNION
+    SELECT
+        tokens,
+        threshold,
+        pairs_mean_all_tokens,
+        pairs_max
+    FROM threshold_counts
+    WHERE
+        run_id = $run_id
+        AND scope = 'active'
+        AND left_out = -1
+        AND list_contains($thresholds, threshold)
+        AND NOT (SELECT needed.from_entries FROM needed)
 ),
 
 reaches AS (

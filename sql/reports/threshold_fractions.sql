@@ -1,5 +1,5 @@
 -- question: What share of all pairs of latents has a mean or largest |J| above a threshold?
--- reads: pair_means, jacobian_entries, runs, count_above, pair_share_reach
+-- reads: threshold_counts, counted, pair_means, jacobian_entries, runs, count_above, pair_share_reach
 -- parameters:
 --   run_id VARCHAR - the run
 --   scope VARCHAR default active - 'active' or 'all_inputs': which sums to read
@@ -28,10 +28,45 @@
 --     (in scope 'all_inputs' those of entries only: its sums are of all)
 -- without entries: intervals and what counts entries are null
 --
+-- About a second at any size where `threshold_counts` has the thresholds (`marts.thresholds`; and 20 batches, or none);
+-- else all pairs are read, for the intervals all entries too: the same figures, later.
 -- The intervals are for the shares at this number of tokens, were other documents drawn (jackknife over batches of
 -- documents, see sql/macros/pair_share_reach.sql). The sums of scope 'all_inputs' are not kept by document.
 WITH thresholds AS (
     SELECT unnest(list_sort(list_distinct($thresholds))) AS threshold
+),
+
+needed AS (
+    SELECT NOT coalesce(counted($run_id, $scope, list_sort(list_distinct($thresholds))), FALSE) AS from_pairs
+),
+
+held AS (
+    SELECT
+        threshold,
+        pairs_mean_all_tokens,
+        pairs_mean_out_active,
+        pairs_mean_coactive,
+        pairs_max
+    FROM threshold_counts
+    WHERE
+        run_id = $run_id
+        AND scope = $scope
+        AND part = 1
+        AND left_out = -1
+        AND NOT (SELECT needed.from_pairs FROM needed)
+),
+
+held_entries AS (
+    SELECT
+        threshold,
+        entries
+    FROM threshold_counts
+    WHERE
+        run_id = $run_id
+        AND scope = 'active'
+        AND part = 1
+        AND left_out = -1
+        AND NOT (SELECT needed.from_pairs FROM needed)
 ),
 
 pair_bins AS (
@@ -41,24 +76,28 @@ pair_bins AS (
         histogram(mean_abs_coactive, list_sort(list_distinct($thresholds))) AS coactive,
         histogram(max_abs::DOUBLE, list_sort(list_distinct($thresholds))) AS largest
     FROM pair_means
-    WHERE run_id = $run_id AND scope = $scope
+    WHERE run_id = $run_id AND scope = $scope AND (SELECT needed.from_pairs FROM needed)
 ),
 
 entry_bins AS (
     SELECT histogram(abs(value)::DOUBLE, list_sort(list_distinct($thresholds))) AS entries
     FROM jacobian_entries
-    WHERE run_id = $run_id
+    WHERE run_id = $run_id AND (SELECT needed.from_pairs FROM needed)
 ),
 
 counts AS (
     SELECT
         t.threshold,
-        count_above(p.all_tokens, t.threshold) AS pairs_mean_all_tokens,
-        count_above(p.out_active, t.threshold) AS pairs_mean_out_active,
-        CASE $scope WHEN 'active' THEN count_above(p.coactive, t.threshold) END AS pairs_mean_coactive,
-        count_above(p.largest, t.threshold) AS pairs_max,
-        count_above(e.entries, t.threshold) AS entries
+        coalesce(h.pairs_mean_all_tokens, count_above(p.all_tokens, t.threshold)) AS pairs_mean_all_tokens,
+        coalesce(h.pairs_mean_out_active, count_above(p.out_active, t.threshold)) AS pairs_mean_out_active,
+        CASE $scope
+            WHEN 'active' THEN coalesce(h.pairs_mean_coactive, count_above(p.coactive, t.threshold))
+        END AS pairs_mean_coactive,
+        coalesce(h.pairs_max, count_above(p.largest, t.threshold)) AS pairs_max,
+        coalesce(n.entries, count_above(e.entries, t.threshold)) AS entries
     FROM thresholds AS t
+    LEFT JOIN held AS h ON t.threshold = h.threshold
+    LEFT JOIN held_entries AS n ON t.threshold = n.threshold
     CROSS JOIN pair_bins AS p
     CROSS JOIN entry_bins AS e
 ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,13 +13,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from jacobian_core.config import LakeConfig
+from jacobian_core.config import LakeConfig, MartsConfig
 from jacobian_core.contracts import TABLES, document_id, token_id
 from jacobian_core.lake.layout import Lake
 from jacobian_core.lake.manifest import PartInfo, RunManifest
 from jacobian_core.lake.publish import BlockWriter, merge_totals, publish_part
 from jacobian_core.lake.runs import begin_run, publish_run
+from jacobian_core.pairs.above import pairs_above
 from jacobian_core.pairs.build import build_pair_stats
+from jacobian_core.pairs.threshold_counts import build_threshold_counts
 
 CONFIG = LakeConfig(duckdb_memory="1GB")
 N_IN, N_OUT = 8, 6
@@ -112,10 +115,19 @@ def write_blocks(lake: Lake, run_id: str, blocks: list[dict[str, pa.Table]], con
             writer.publish({"compute": 1.0})
 
 
+def marts(lake: Lake, run_id: str, thresholds: Sequence[float] = MartsConfig().thresholds) -> dict[str, list[PartInfo]]:
+    """Publish what is made of a run's entries at its end; without thresholds, `pair_stats` alone."""
+    above = pairs_above(lake, run_id, thresholds, ["active"])
+    parts = {"pair_stats": [publish_part(lake, build_pair_stats(lake, run_id, CONFIG, above=above["active"]))]}
+    if thresholds:
+        parts["threshold_counts"] = [publish_part(lake, build_threshold_counts(lake, run_id, CONFIG, above))]
+    return parts
+
+
 def finish(lake: Lake, run_id: str, config: dict[str, Any], parts: dict[str, list[PartInfo]] | None = None) -> None:
-    """Publish a run; by default with its pair_stats."""
+    """Publish a run; by default with its marts."""
     if parts is None:
-        parts = {"pair_stats": [publish_part(lake, build_pair_stats(lake, run_id, CONFIG))]}
+        parts = marts(lake, run_id)
     blocks = lake.markers(run_id)
     manifest = RunManifest(
         run_id=run_id, identity=IDENTITY, config=config, artifact=IDENTITY["artifact"], model=IDENTITY["model"],

@@ -44,6 +44,7 @@ CALLS = {
     "token_sparsity": "('r', 5, [0.5])",
     "causal_bins": "('r', 'ablate', [0.5], [0.5], 0.1, 0.1)",
     "document_batches": "('r', 20, 1)",
+    "j_steps": "('r')",
     "pair_share_reach": "('r', [0.5], 20, 1)",
     "run_statistics": "('r', [0.5], 5, 'ablate', 0.1, 0.1, 0.1)",
 }
