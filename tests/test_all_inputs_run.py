@@ -47,6 +47,17 @@ def all_inputs_config(tiny: Path, lake: Path, **groups: dict[str, object]) -> Ru
     return config
 
 
+COUNTED_AGAIN = """
+SELECT
+    t.pairs_mean_all_tokens, t.pairs_mean_out_active, t.pairs_max,
+    count(*) FILTER (WHERE p.mean_abs_all_tokens > t.threshold),
+    count(*) FILTER (WHERE p.mean_abs_out_active > t.threshold),
+    count(*) FILTER (WHERE p.max_abs > t.threshold)
+FROM threshold_counts AS t INNER JOIN pair_means AS p ON t.scope = p.scope
+WHERE t.scope = 'all_inputs' GROUP BY ALL
+"""
+
+
 def test_equal_to_the_averaging_cell(tiny: Path, tmp_path: Path) -> None:
     from jacobian_core.sql.reports import run_report
     from jacobian_core.sql.warehouse import connect
@@ -65,6 +76,9 @@ def test_equal_to_the_averaging_cell(tiny: Path, tmp_path: Path) -> None:
         report = run_report(
             connection, "threshold_fractions", {"run_id": run.run_id, "scope": "all_inputs"}
         ).to_pylist()
+        counted = connection.execute(COUNTED_AGAIN).fetchall()
+    assert len(counted) == len(config.marts.thresholds)
+    assert all(row[:3] == row[3:] for row in counted)
     for row in report:
         share = float((expected / TOKENS > row["threshold"]).double().mean())
         assert row["share_mean_all_tokens"] == pytest.approx(share, abs=2 / expected.numel())
