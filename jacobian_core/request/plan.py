@@ -131,7 +131,8 @@ def unit_costs(config: RunConfig, measured: Calibration) -> UnitCosts:
     sizes = {table: sum(part.bytes for part in parts) for table, parts in manifest.all_parts().items()}
     active = next(part for part in manifest.parts["pair_stats"] if part.path.endswith("part-active.parquet"))
     entries, entry_bytes = int(manifest.totals["entries_stored"]), sizes.pop("jacobian_entries", 0)
-    fixed = sizes.pop("pair_stats") - active.bytes  # sums over all inputs: a row for every pair, from the start
+    # Sums over all inputs have a row for every pair from the start, and counts above thresholds one for each of these.
+    fixed = sizes.pop("pair_stats") - active.bytes + sizes.pop("threshold_counts", 0)
     halves = measured.results[: max(1, len(measured.results) // 2)]
     timed = sum(result.tokens for result in measured.results[measured.later])
     sums = manifest.seconds.get("aggregate", 0.0)
