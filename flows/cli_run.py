@@ -185,10 +185,12 @@ def _show_result(lake: LakePath, run_id: str, as_json: bool) -> None:
     facts = run_facts(lake, run_id)
     if as_json:
         return say_json(facts)
-    if ANSWER in reports_of(lake, run_id):
+    offered = reports_of(lake, run_id)
+    if ANSWER in offered:
         answer = answer_of(run_reports(lake, run_id, (ANSWER,)))
         say(textwrap.fill(f"Do zeros in the Jacobian mean no causal connection? {answer}", _LINE) + "\n")
-    say_reports(run_reports(lake, run_id, _SHOWN_REPORTS, {"top": _SHOWN_PAIRS}))
+    shown = tuple(name for name in _SHOWN_REPORTS if name in offered)
+    say_reports(run_reports(lake, run_id, shown, {"top": _SHOWN_PAIRS}))
     for key, value in facts.items():
         say(f"{key}: {figure(value)}")
     return None

@@ -17,6 +17,7 @@ from jacobian_core.errors import LakeError, QueryError
 from jacobian_core.lake.compact import compact_run
 from jacobian_core.lake.export import export_run
 from jacobian_core.lake.layout import Lake
+from jacobian_core.lake.paths import lake_path
 from jacobian_core.pairs import levels
 from jacobian_core.pairs.build import build_pair_stats
 from jacobian_core.pipeline import RunRef
@@ -169,6 +170,18 @@ def test_page_says_what_is_not_there(summed: tuple[Lake, str], caplog: pytest.Lo
     assert "Without convergence: convergence reads single entries" in text
     assert "summed by pair" in text
     assert not [record for record in caplog.records if record.levelname == "WARNING" and "page of" in record.message]
+
+
+def test_what_the_command_ends_with(summed: tuple[Lake, str], capsys: pytest.CaptureFixture[str]) -> None:
+    from flows.cli_run import _show_result
+
+    lake, run_id = summed
+    _show_result(lake_path(lake.root), run_id, as_json=False)
+    said = capsys.readouterr().out
+    assert "threshold_fractions: " in said
+    assert "mean_max_aggregates: " in said
+    assert "sparsity: " not in said
+    assert f"run_id: {run_id}" in said
 
 
 def test_compact_export_and_sql(summed: tuple[Lake, str], tmp_path: Path) -> None:
