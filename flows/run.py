@@ -7,7 +7,7 @@ anywhere continues with the same request.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,7 @@ from jacobian_core.config import RunConfig
 from jacobian_core.lake.paths import lake_path
 
 if TYPE_CHECKING:
-    from jacobian_core.pipeline import BlockRef, RunRef
+    from jacobian_core.pipeline import BlockRef, BlockResult, RunRef
 
 FAILURES = 3
 """Failed blocks after which a run submits no more."""
@@ -68,9 +68,26 @@ def whole_run(config: RunConfig, compute_all: Callable[[RunRef, Meter], dict[str
 def _compute_all(run: RunRef, meter: Meter) -> dict[str, int]:
     """Stage and compute every block; returns what was skipped and why. The first failure is raised at the end."""
     skipped: Counter[str] = Counter()
+    watch = BlockWatch(run, meter)
+
+    def count(done: BlockResult) -> None:
+        meter.add(done.tokens, done.entries_stored, done.bytes, done.fresh)
+        watch.add(done.block_id)
+
+    with closing(staged_blocks(run, skipped)) as blocks:
+        failures = compute_each(run, (block.block_id for block in blocks), runners.in_flight(), count)
+    if failures:
+        meter.note(f"{len(failures)} blocks failed; the others are kept, and the same request computes only what lacks")
+        raise failures[0]
+    return dict(skipped)
+
+
+def compute_each(
+    run: RunRef, block_ids: Iterable[str], at_once: int, count: Callable[[BlockResult], None] | None = None
+) -> list[Exception]:
+    """Submit blocks, so many at a time, and `count` what is done; returns the failures, of which a few end it."""
     in_flight: deque[PrefectFuture[Any]] = deque()
     failures: list[Exception] = []
-    at_once, watch = runners.in_flight(), BlockWatch(run, meter)
 
     def collect(limit: int) -> None:
         while len(in_flight) > limit:
@@ -79,23 +96,19 @@ def _compute_all(run: RunRef, meter: Meter) -> dict[str, int]:
             except Exception as error:
                 failures.append(error)
             else:
-                meter.add(done.tokens, done.entries_stored, done.bytes, done.fresh)
-                watch.add(done.block_id)
+                if count is not None:
+                    count(done)
 
-    with closing(staged_blocks(run, skipped)) as blocks:
-        try:
-            for block in blocks:
-                collect(at_once - 1)
-                if len(failures) >= FAILURES:
-                    break
-                with runners.on_device():
-                    in_flight.append(compute.submit(run, block.block_id))
-        finally:
-            collect(0)  # what was submitted is finished and counted, whatever stops the run
-    if failures:
-        meter.note(f"{len(failures)} blocks failed; the others are kept, and the same request computes only what lacks")
-        raise failures[0]
-    return dict(skipped)
+    try:
+        for block_id in block_ids:
+            collect(at_once - 1)
+            if len(failures) >= FAILURES:
+                break
+            with runners.on_device():
+                in_flight.append(compute.submit(run, block_id))
+    finally:
+        collect(0)  # what was submitted is finished and counted, whatever stops the run
+    return failures
 
 
 def staged_blocks(run: RunRef, skipped: Counter[str]) -> Generator[BlockRef]:

@@ -12,7 +12,6 @@ environment so that the same flow, deployment and command serve both:
 from __future__ import annotations
 
 import os
-import threading
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -20,11 +19,8 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from jacobian_core.errors import ConfigError
 
-WAITING = 1
-"""Compute tasks that wait their turn behind those that compute, so that no time passes between them."""
-
-turn = threading.Lock()
-"""Held by the task that computes: a block uses every core (or the GPU) of its process by itself."""
+ONE_DEVICE = 2
+"""Compute tasks in flight for a device: one computes; the other is still written, or waits its turn."""
 
 
 def uses_ray() -> bool:
@@ -51,7 +47,7 @@ def task_runner() -> Any:
 
 def in_flight() -> int:
     """Compute tasks submitted at a time."""
-    return devices() + WAITING if uses_ray() else 1 + WAITING
+    return devices() + 1 if uses_ray() else ONE_DEVICE
 
 
 def devices() -> int:

@@ -17,12 +17,14 @@ from uuid import UUID
 
 from prefect import flow
 from prefect.deployments import run_deployment
+from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
+from flows import runners
 from flows.drift import BlockWatch
 from flows.progress import Meter
-from flows.run import FAILURES, staged_blocks, whole_run
-from flows.steps import compute, fetch
+from flows.run import FAILURES, compute_each, staged_blocks, whole_run
+from flows.steps import fetch
 from jacobian_core.config import RunConfig
 from jacobian_core.errors import JacobianFlowsError
 
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 
     from jacobian_core.pipeline import RunRef
 
+_THREADS: Any = ThreadPoolTaskRunner(max_workers=runners.ONE_DEVICE)
 _POLL_SECONDS = 1.0
 _RANGES_PER_WORKER = 2  # one is computed, one waits in the queue
 _AGAIN = "What is done is kept: the same request computes only what lacks."
@@ -57,7 +60,7 @@ def spread(
     return whole_run(config, shares.compute_all)
 
 
-@flow(name="jacobian-blocks", flow_run_name="{run_id}", persist_result=False)
+@flow(name="jacobian-blocks", flow_run_name="{run_id}", task_runner=_THREADS, persist_result=False)
 def compute_blocks(config: RunConfig, run_id: str, block_ids: list[str]) -> int:
     """Compute staged blocks of a run that `spread` has begun; returns how many were not done before.
 
@@ -66,15 +69,8 @@ def compute_blocks(config: RunConfig, run_id: str, block_ids: list[str]) -> int:
     from jacobian_core.request.share import join_run, open_blocks
 
     run = join_run(config, run_id, fetch(config))
-    failures: list[Exception] = []
     wanted = open_blocks(run, block_ids)
-    for block_id in wanted:
-        try:
-            compute(run, block_id)
-        except JacobianFlowsError as error:
-            failures.append(error)
-            if len(failures) >= FAILURES:
-                break
+    failures = compute_each(run, wanted, runners.ONE_DEVICE)
     if failures:
         raise failures[0]
     return len(wanted)

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from flows import runners
 from flows.results import publish_reports
 from flows.retrying import RETRY_SECONDS, is_transient
 from jacobian_core.config import RunConfig
@@ -77,11 +76,10 @@ def compute(run: RunRef, block_id: str) -> BlockResult:
     """One block: activations, codes, Jacobian entries, published parts."""
     from jacobian_core import pipeline
 
-    with runners.turn:
-        done = pipeline.compute_block(run, block_id)
-        if done.fresh:
-            pipeline.gather_pairs(run, block_id)
-        return done
+    done = pipeline.compute_block(run, block_id)
+    if done.fresh:
+        pipeline.gather_pairs(run, block_id)
+    return done
 
 
 def open_groups(run: RunRef) -> list[GroupRef]:
@@ -96,8 +94,7 @@ def accumulate(run: RunRef, group: GroupRef) -> float:
     """Scope 'all_inputs': the sums of a group of blocks over every input latent."""
     from jacobian_core import pipeline
 
-    with runners.turn:
-        return pipeline.accumulate_group(run, group)
+    return pipeline.accumulate_group(run, group)
 
 
 @_step("publish")

@@ -18,6 +18,10 @@ from jacobian_core.corpus.blocks import TokenBlock
 from jacobian_core.model.llm import LanguageModel
 
 
+CPU_POSITIONS = 512
+"""Padded positions of a forward pass on a CPU at most: as fast as more, with less padding, and more passes to share."""
+
+
 def batches_by_length(lengths: Int64[np.ndarray, "rows"], positions: int) -> list[Int64[np.ndarray, "batch"]]:
     """Row numbers, longest first, in batches whose padded size is at most `positions` (or a single row)."""
     order = np.argsort(-lengths, kind="stable")
@@ -41,13 +45,16 @@ def block_activations(
     Args:
         model: the language model.
         block: rows of token ids.
-        batch_positions: padded positions of one forward pass.
+        batch_positions: padded positions of one forward pass at most (or one row); on a CPU `CPU_POSITIONS` if fewer.
         in_turn: does the batches, one after another or several at a time.
     """
     lengths = np.diff(block.row_offsets)
     wanted = block.token_ids >= 0
     place = np.cumsum(wanted) - 1
     result = torch.empty(int(wanted.sum()), model.mlp.d_in, dtype=model.dtype, device=model.device)
+
+    if torch.device(model.device).type == "cpu":
+        batch_positions = min(batch_positions, CPU_POSITIONS)
 
     def run(rows: Int64[np.ndarray, "batch"]) -> None:
         width = int(lengths[rows[0]])

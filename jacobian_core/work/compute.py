@@ -8,8 +8,9 @@ with the block or the run.
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,7 +30,7 @@ from jacobian_core.numerics.collect import Collector, HostCollector
 from jacobian_core.numerics.coo import Thresholds
 from jacobian_core.numerics.sandwich import Sandwich
 from jacobian_core.numerics.state import SandwichState
-from jacobian_core.work.crew import Crew
+from jacobian_core.work.crew import Crew, Turn
 from jacobian_core.work.experiments import Chunk, run_experiments, wanted
 from jacobian_core.work.tables import entries_table, latents_table, tokens_table
 
@@ -44,7 +45,7 @@ class StageSeconds:
     """Seconds by stage, added over threads. On a GPU a stage is charged for the work that it waits for."""
 
     seconds: dict[str, float] = field(default_factory=dict)
-    _began: float = field(default_factory=time.perf_counter)
+    began: float = field(default_factory=time.perf_counter)
     _last: float = field(default_factory=time.perf_counter)
 
     def resume(self) -> None:
@@ -62,10 +63,28 @@ class StageSeconds:
         for stage, spent in seconds.items():
             self.seconds[stage] = self.seconds.get(stage, 0.0) + spent
 
-    def of_wall(self) -> dict[str, float]:
-        """The wall seconds since the start, divided among the stages like the threads' time."""
-        wall, busy = time.perf_counter() - self._began, sum(self.seconds.values())
+    def of_wall(self, wall: float) -> dict[str, float]:
+        """Wall seconds, divided among the stages like the threads' time."""
+        busy = sum(self.seconds.values())
         return {stage: spent * wall / busy for stage, spent in self.seconds.items()}
+
+
+class WallSeconds:
+    """Wall time divided among blocks that overlap: each is charged from its start, or from the end of the one before.
+
+    So the seconds of a worker's blocks add up to the time that it took.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._charged_until = threading.Lock(), 0.0
+
+    def charge(self, began: float) -> float:
+        """The seconds of a block that ends now."""
+        with self._lock:
+            now = time.perf_counter()
+            charged = now - max(began, self._charged_until)
+            self._charged_until = now
+            return charged
 
 
 @dataclass(frozen=True)
@@ -82,12 +101,19 @@ class BlockComputer:
     crew: Crew
     collector: Collector = HostCollector()  # noqa: RUF009
 
-    def compute(self, block: TokenBlock, clock: StageSeconds, fit: BlockFit | None = None) -> Iterator[Tables]:
+    def compute(self, block: TokenBlock, clock: StageSeconds, fit: BlockFit | None = None) -> Generator[Tables]:
         """The tables of a block, chunk by chunk in ascending token id; `fit` measures the SAEs on it first.
+
+        The crew's turn is kept until the last chunk is handed out, or the iterator is closed.
 
         Raises:
             ModelError: an activation or a Jacobian entry is not finite.
         """
+        with self.crew.turns.next() as turn:
+            yield from self._compute(block, clock, fit, turn)
+
+    def _compute(self, block: TokenBlock, clock: StageSeconds, fit: BlockFit | None, turn: Turn) -> Iterator[Tables]:
+        clock.resume()
         x = self.activations(block, clock)
         if not bool(torch.isfinite(x).all()):
             raise ModelError(
@@ -106,7 +132,7 @@ class BlockComputer:
             return [], mine
 
         parts = [slice(start, start + self.chunk_tokens) for start in range(0, len(token_ids), self.chunk_tokens)]
-        for tables, spent in self.crew.map(work, [None, *parts]):
+        for tables, spent in self.crew.map(work, [None, *parts], turn.give_up):
             clock.add(spent.seconds)
             clock.resume()
             yield from tables

@@ -3,6 +3,9 @@
 torch releases the interpreter's lock while it computes. Splitting every operation over all cores makes each wait for
 the slowest at every step; handing out whole chunks does not, and as every operation then runs on one thread, results
 do not depend on how many cores there are. While the caller encodes and writes one chunk, the next ones are computed.
+
+Callers take turns: one has the crew until it has handed out its last item, and then the next one begins, while the
+first still writes. So no core waits for the end of a block.
 """
 
 from __future__ import annotations
@@ -49,12 +52,46 @@ class _OneThreadEach:
 _one_thread_each = _OneThreadEach()
 
 
+class Turn:
+    """A caller's turn; it ends when it is given up, or with its `with` block."""
+
+    def __init__(self, lock: threading.Lock) -> None:
+        self._lock = lock
+        self._mine = False
+
+    def __enter__(self) -> Turn:
+        self._lock.acquire()
+        self._mine = True
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.give_up()
+
+    def give_up(self) -> None:
+        """Let the next caller begin; nothing happens the second time."""
+        if self._mine:
+            self._mine = False
+            self._lock.release()
+
+
+class Turns:
+    """Who computes: one caller at a time in a process."""
+
+    def __init__(self) -> None:
+        self._locks: dict[int, threading.Lock] = {}
+
+    def next(self) -> Turn:
+        """A turn, which begins (`with`) when the one before it has ended."""
+        return Turn(self._locks.setdefault(os.getpid(), threading.Lock()))
+
+
 class Crew:
     """`size` threads; on a GPU one is enough, which keeps the device busy while the caller writes."""
 
     def __init__(self, size: int) -> None:
         self.size = size
         self._pools: dict[int, ThreadPoolExecutor] = {}
+        self.turns = Turns()
 
     def _pool(self) -> ThreadPoolExecutor:
         """This process's threads: a forked process has the crew of its parent, but none of its threads."""
@@ -64,10 +101,13 @@ class Crew:
             self._pools = {process: pool}
         return self._pools[process]
 
-    def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    def map(
+        self, function: Callable[[Item], Result], items: Iterable[Item], last: Callable[[], None] | None = None
+    ) -> Iterator[Result]:
         """`function` of every item, in the order of the items; at most `size + 1` results are computed in advance.
 
-        The first error is raised where its result would have come; what was begun is then waited for and forgotten.
+        `last` is called when all items have been handed out. The first error is raised where its result would have
+        come; what was begun is then waited for and forgotten.
         """
         waiting: deque[Future[Result]] = deque()
         left, pool = iter(items), self._pool()
@@ -77,6 +117,8 @@ class Crew:
                     waiting.append(pool.submit(torch.no_grad()(function), item))
                     if len(waiting) > self.size:
                         yield waiting.popleft().result()
+                if last is not None:
+                    last()
                 while waiting:
                     yield waiting.popleft().result()
             finally:

@@ -6,8 +6,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +25,7 @@ from jacobian_core.model.quality import BlockFit, Fvu, fraction_unexplained
 from jacobian_core.numerics.coo import Entries, Thresholds, to_entries
 from jacobian_core.numerics.transcoder import Comparison, TranscoderKernel
 from jacobian_core.work.compute import StageSeconds, Tables
+from jacobian_core.work.crew import Turns
 from jacobian_core.work.tables import entries_table, latents_table, make_table, tokens_table
 
 
@@ -38,10 +39,19 @@ class TranscoderComputer:
     vocabulary: pa.StringArray
     forward_batch_tokens: int
     chunk_tokens: int
+    turns: Turns = field(default_factory=Turns)
+
+    def compute(self, block: TokenBlock, clock: StageSeconds, fit: BlockFit | None = None) -> Generator[Tables]:
+        """The tables of a block, part by part in ascending token id; ModelError where a value is not finite.
+
+        Another caller's block waits until this one's last part is made, or the iterator is closed.
+        """
+        with self.turns.next():
+            clock.resume()
+            yield from self._compute(block, clock, fit)
 
     @torch.no_grad()
-    def compute(self, block: TokenBlock, clock: StageSeconds, fit: BlockFit | None = None) -> Iterator[Tables]:
-        """The tables of a block, part by part in ascending token id; ModelError where a value is not finite."""
+    def _compute(self, block: TokenBlock, clock: StageSeconds, fit: BlockFit | None) -> Iterator[Tables]:
         x = block_activations(self.model, block, self.forward_batch_tokens)
         clock.done("language_model")
         if not bool(torch.isfinite(x).all()):

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import logging
 import threading
-from dataclasses import asdict, dataclass
+from contextlib import closing
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,7 +40,7 @@ from jacobian_core.numerics.sae import fold_sae
 from jacobian_core.numerics.sandwich import Sandwich
 from jacobian_core.numerics.transcoder import TranscoderKernel, fold_transcoder
 from jacobian_core.pairs.summed import BlockEntries
-from jacobian_core.work.compute import BlockComputer, StageSeconds
+from jacobian_core.work.compute import BlockComputer, StageSeconds, WallSeconds
 from jacobian_core.work.crew import Crew
 from jacobian_core.work.transcoders import TranscoderComputer
 
@@ -58,6 +59,7 @@ class Worker:
 
     computer: BlockComputer | TranscoderComputer
     tokenizer: Tokenizer
+    wall: WallSeconds = field(default_factory=WallSeconds)
 
     @property
     def sandwich(self) -> Sandwich:
@@ -226,9 +228,12 @@ def compute_and_publish(run: RunRef, block_id: str) -> BlockMarker:
     clock, fit = StageSeconds(), BlockFit(run.config.quality.block_fvu_tokens)
     entries = BlockEntries(block_id) if run.config.jacobian.keep == "aggregates" else None
     names = BLOCK_TABLES if entries is None else SUMMED_BLOCK_TABLES
-    with BlockWriter(lake, run.run_id, block_id, run.config.lake, names) as writer:
+    with (
+        BlockWriter(lake, run.run_id, block_id, run.config.lake, names) as writer,
+        closing(worker.computer.compute(block, clock, fit)) as chunks,  # closed before an error goes on: others wait
+    ):
         writer.write("documents", block.documents)
-        for tables in worker.computer.compute(block, clock, fit):
+        for tables in chunks:
             for name, table in tables.items():
                 if name in names:
                     writer.write(name, table)
@@ -239,6 +244,6 @@ def compute_and_publish(run: RunRef, block_id: str) -> BlockMarker:
         writer.finish()
         summed = None if entries is None else entries.finish(lake, run.run_id)
         clock.done("write")
-        marker = writer.publish(clock.of_wall(), fit.figures, summed)
+        marker = writer.publish(clock.of_wall(worker.wall.charge(clock.began)), fit.figures, summed)
     free_pages.give_back()
     return marker
