@@ -26,20 +26,26 @@ class Dense:
 
     sandwich: Sandwich
 
-    def encode(self, x: Tensor, output: bool) -> Tensor:
-        """Dense activations of one or many tokens."""
+    def encode(self, x: Tensor, output: bool) -> tuple[Tensor, Tensor]:
+        """Dense activations of one or many tokens, and the selected latents."""
         dictionary = self.sandwich.outputs if output else self.sandwich.inputs
         pre = x @ dictionary.W_enc + dictionary.b_enc
         top = torch.topk(pre, dictionary.selection.k, dim=-1)
-        return torch.zeros_like(pre).scatter(-1, top.indices, functional.relu(top.values))
+        return torch.zeros_like(pre).scatter(-1, top.indices, functional.relu(top.values)), top.indices
 
-    def decode(self, s: Tensor) -> Tensor:
-        """Reconstruction from dense activations."""
-        return s @ self.sandwich.inputs.W_dec + self.sandwich.inputs.b_dec
+    def hidden(self, s: Tensor) -> Tensor:
+        """Hidden pre-activations of dense input activations."""
+        decoded = s @ self.sandwich.inputs.W_dec + self.sandwich.inputs.b_dec
+        return decoded @ self.sandwich.mlp.W_in + self.sandwich.mlp.b_in
+
+    def output(self, z: Tensor) -> Tensor:
+        """The MLP's output of hidden pre-activations."""
+        mlp = self.sandwich.mlp
+        return mlp.neurons.values(z) @ mlp.W_out + mlp.b_out
 
     def run(self, s: Tensor) -> Tensor:
         """Dense output activations of dense input activations."""
-        return self.encode(self.sandwich.mlp(self.decode(s)), output=True)
+        return self.encode(self.output(self.hidden(s)), output=True)[0]
 
 
 def notebook(sandwich: Sandwich, x: Tensor) -> list[Tensor]:
@@ -52,7 +58,7 @@ def notebook(sandwich: Sandwich, x: Tensor) -> list[Tensor]:
 
     found = []
     for token in x:
-        s = dense.encode(token, output=False)
+        s, _ = dense.encode(token, output=False)
         found.append(torch.autograd.functional.jacobian(sliced, s)[:, s > 0])
     return found
 
@@ -74,11 +80,9 @@ def torch_func(sandwich: Sandwich, x: Tensor) -> Tensor:
 def published(sandwich: Sandwich, x: Tensor) -> Tensor:
     """The published closed form: dense codes, and one einsum over a whole document; the weight products hoisted."""
     dense = Dense(sandwich)
-    s = dense.encode(x, output=False)
-    z = sandwich.mlp.hidden(dense.decode(s))
-    t = dense.encode(sandwich.mlp.output(z), output=True)
-    in_index = torch.topk(s, sandwich.inputs.selection.k, dim=-1).indices
-    out_index = torch.topk(t, sandwich.outputs.selection.k, dim=-1).indices
+    s, in_index = dense.encode(x, output=False)
+    z = dense.hidden(s)
+    _, out_index = dense.encode(dense.output(z), output=True)
     E, D = sandwich.kernel.E[out_index], sandwich.kernel.D[in_index]
     return torch.einsum("tih,th,tjh->tij", E, sandwich.mlp.neurons.slopes(z), D)
 

@@ -19,8 +19,8 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from jacobian_core.errors import ConfigError
 
-ONE_DEVICE = 2
-"""Compute tasks in flight for a device: one computes; the other is still written, or waits its turn."""
+ONE_DEVICE = 3
+"""Compute tasks in flight for a device: one computes, one is still written, one is loaded and waits for its turn."""
 
 
 def uses_ray() -> bool:

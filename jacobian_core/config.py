@@ -307,7 +307,9 @@ class ComputeConfig(Group):
         "'auto', the quicker one here; the codes are the same, bit by bit, as scores of the SAE's precision decide",
     )
     forward_batch_tokens: int = Field(
-        default=2048, ge=1, description="padded positions of one forward pass through the language model at most; on a CPU 512 are, if that is less"
+        default=2048,
+        ge=1,
+        description="most padded positions of a forward pass of the language model; on a CPU no more than 512",
     )
     chunk_tokens: int = Field(default=512, ge=1, description="tokens encoded at once; their codes are dense meanwhile")
     cost_per_hour: float | None = Field(

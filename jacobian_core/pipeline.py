@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 ShardRef = Shard
 CursorRef = Cursor
 
-_AT_ONCE = 2  # one computes, one is still written
+_AT_ONCE = 3  # one computes, one is still written, one is loaded and waits
 
 
 @dataclass(frozen=True)
@@ -224,7 +224,7 @@ def compute_block(run: RunRef, block_id: str) -> BlockResult:
 
 
 def compute_blocks(run: RunRef, block_ids: Sequence[str]) -> Iterator[BlockResult]:
-    """Compute staged blocks one after the other: while one is still written and published, the next one is begun.
+    """Compute staged blocks: they take turns with the cores; while one is still written, the next one is computed.
 
     Raises what `compute_block` raises, in its place.
     """

@@ -84,3 +84,36 @@ assert os.waitpid(child, 0)[1] == 0
 def test_a_forked_process_has_threads_of_its_own() -> None:
     done = subprocess.run([sys.executable, "-c", FORKING], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_next_turn_begins_when_all_is_handed_out_and_not_before() -> None:
+    crew, events = Crew(2), list[str]()
+    second = threading.Thread(target=lambda: (crew.turns.next().__enter__(), events.append("second began")))
+    with crew.turns.next() as turn:
+        results = crew.map(lambda number: number, range(10), turn.give_up)
+        next(results)
+        second.start()
+        second.join(0.05)
+        assert events == []  # eight items are not handed out yet
+        found = [next(results) for _ in range(7)]
+        second.join(10)
+        assert events == ["second began"]  # while the last results are still to be used
+    assert [*found, *results] == list(range(1, 10))
+
+
+def test_a_turn_ends_with_an_error() -> None:
+    crew = Crew(1)
+    with pytest.raises(ValueError, match="broken"), crew.turns.next():
+        raise ValueError("broken")
+    with crew.turns.next() as turn:
+        turn.give_up()
+        turn.give_up()  # the second time is nobody's turn to end
+        other = crew.turns.next()
+        with other:
+            turn.give_up()
+            waiting = threading.Thread(target=lambda: crew.turns.next().__enter__(), daemon=True)
+            waiting.start()
+            waiting.join(0.05)
+            assert waiting.is_alive()
+        waiting.join(10)
+        assert not waiting.is_alive()

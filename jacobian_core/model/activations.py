@@ -17,7 +17,6 @@ from torch import Tensor
 from jacobian_core.corpus.blocks import TokenBlock
 from jacobian_core.model.llm import LanguageModel
 
-
 CPU_POSITIONS = 512
 """Padded positions of a forward pass on a CPU at most: as fast as more, with less padding, and more passes to share."""
 

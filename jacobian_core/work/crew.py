@@ -106,20 +106,18 @@ class Crew:
     ) -> Iterator[Result]:
         """`function` of every item, in the order of the items; at most `size + 1` results are computed in advance.
 
-        `last` is called when all items have been handed out. The first error is raised where its result would have
+        `last` is called when the last item has been handed out. The first error is raised where its result would have
         come; what was begun is then waited for and forgotten.
         """
         waiting: deque[Future[Result]] = deque()
-        left, pool = iter(items), self._pool()
+        left, pool = deque(items), self._pool()
         with _one_thread_each():
             try:
-                for item in left:
-                    waiting.append(pool.submit(torch.no_grad()(function), item))
-                    if len(waiting) > self.size:
-                        yield waiting.popleft().result()
-                if last is not None:
-                    last()
-                while waiting:
+                while left or waiting:
+                    while left and len(waiting) <= self.size:
+                        waiting.append(pool.submit(torch.no_grad()(function), left.popleft()))
+                        if not left and last is not None:
+                            last()
                     yield waiting.popleft().result()
             finally:
                 for future in waiting:

@@ -24,12 +24,12 @@ print(jacobian_run(RunConfig.model_validate_json(Path(sys.argv[1]).read_text()))
 """
 
 
-def test_threads_are_the_default_and_one_block_waits_behind_the_one_that_computes(
+def test_threads_are_the_default_and_a_block_is_written_while_one_computes_and_one_waits(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delenv("JACOBIAN_TASK_RUNNER", raising=False)
     assert type(runners.task_runner()).__name__ == "ThreadPoolTaskRunner"
-    assert runners.in_flight() == 2
+    assert runners.in_flight() == 3
     assert isinstance(runners.on_device(), contextlib.nullcontext)
 
 
