@@ -6,8 +6,9 @@ anywhere continues with the same request.
 
 from __future__ import annotations
 
+import time
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from flows import json_log, runners, ui
 from flows.drift import BlockWatch, leave_recorded
 from flows.progress import Meter
 from flows.results import quality_note, run_facts, run_note, skipped_note
+from flows.retrying import RETRY_SECONDS, is_network_failure
 from flows.steps import accumulate, compute, fetch, open_groups, publish, quality, report, resolve, stage
 from flows.wandb_log import wandb_listeners
 from jacobian_core.config import RunConfig
@@ -85,16 +87,30 @@ def _compute_all(run: RunRef, meter: Meter) -> dict[str, int]:
 def compute_each(
     run: RunRef, block_ids: Iterable[str], at_once: int, count: Callable[[BlockResult], None] | None = None
 ) -> list[Exception]:
-    """Submit blocks, so many at a time, and `count` what is done; returns the failures, of which a few end it."""
-    in_flight: deque[PrefectFuture[Any]] = deque()
+    """Submit blocks, so many at a time, and `count` what is done; returns the failures, of which a few end it.
+
+    Where the network fails, such as a Prefect server that is being restarted, a block is submitted again after a while.
+    """
+    in_flight: deque[tuple[str, PrefectFuture[Any]]] = deque()
     failures: list[Exception] = []
+    waits: dict[str, Iterator[float]] = {}
+
+    def submit(block_id: str) -> None:
+        with runners.on_device():
+            in_flight.append((block_id, compute.submit(run, block_id)))
 
     def collect(limit: int) -> None:
         while len(in_flight) > limit:
+            block_id, future = in_flight.popleft()
             try:
-                done = in_flight.popleft().result()
+                done = future.result()
             except Exception as error:
-                failures.append(error)
+                wait = next(waits.setdefault(block_id, iter(RETRY_SECONDS)), None)
+                if wait is None or not is_network_failure(error):
+                    failures.append(error)
+                    continue
+                time.sleep(wait)
+                submit(block_id)
             else:
                 if count is not None:
                     count(done)
@@ -104,8 +120,7 @@ def compute_each(
             collect(at_once - 1)
             if len(failures) >= FAILURES:
                 break
-            with runners.on_device():
-                in_flight.append(compute.submit(run, block_id))
+            submit(block_id)
     finally:
         collect(0)  # what was submitted is finished and counted, whatever stops the run
     return failures

@@ -6,6 +6,7 @@ knows what is done. What is loaded for computing stays loaded in the process (`w
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 ShardRef = Shard
 CursorRef = Cursor
 
+_gathering = threading.Lock()  # so that the entries of one block are in memory at a time
 _AT_ONCE = 3  # one computes, one is still written, one is loaded and waits
 
 
@@ -251,10 +253,11 @@ def gather_pairs(run: RunRef, block_id: str) -> None:
     from jacobian_core.pairs.sorting import gather_rows
 
     lake = Lake(run.lake)
-    if run.config.jacobian.keep == "aggregates":
-        merge_ready(lake, run.run_id)
-    else:
-        gather_rows(lake, run.run_id, block_id)
+    with _gathering:
+        if run.config.jacobian.keep == "aggregates":
+            merge_ready(lake, run.run_id)
+        else:
+            gather_rows(lake, run.run_id, block_id)
     free_pages.give_back()
 
 

@@ -25,6 +25,7 @@ class FakePipeline:
     shards: dict[str, int]
     tokens_wanted: int | None = None
     failing: set[str] = field(default_factory=set)
+    unreachable: dict[str, int] = field(default_factory=dict)
     fetch_errors: list[Exception] = field(default_factory=list)
     compute_seconds: float = 0.0
     calls: list[str] = field(default_factory=list)
@@ -76,6 +77,9 @@ class FakePipeline:
         time.sleep(self.compute_seconds)
         with self._lock:
             self._computing -= 1
+        if self.unreachable.get(block_id, 0):
+            self.unreachable[block_id] -= 1
+            raise ConnectionError(f"{block_id}: no route")
         if block_id in self.failing:
             raise LakeError(f"block {block_id} is broken.", "Mend it.")
         marker = self.root / f"done-{block_id}"

@@ -83,7 +83,7 @@ def newest_run(api: str) -> dict[str, Any]:
     return found[0]
 
 
-def test_every_block_is_computed_once_in_order_and_one_at_a_time(
+def test_every_block_is_computed_once_in_order_and_few_are_in_flight(
     fake: Callable[..., FakePipeline], config: RunConfig, prefect_api: str
 ) -> None:
     pipeline, ear = fake({"a": 10, "b": 3}, compute_seconds=0.02), Ear()
@@ -91,8 +91,8 @@ def test_every_block_is_computed_once_in_order_and_one_at_a_time(
     computed = [call.split()[1] for call in pipeline.called("compute")]
     assert sorted(computed) == pipeline.done == sorted(set(computed))
     assert len(computed) == 13
-    assert all(abs(place - computed.index(block)) <= 1 for place, block in enumerate(sorted(computed)))
-    assert pipeline.most_computing == 1
+    assert all(abs(place - computed.index(block)) <= 2 for place, block in enumerate(sorted(computed)))
+    assert 1 < pipeline.most_computing <= 3  # they take turns with the cores, `work/crew.py`
     assert pipeline.calls[:3] == ["fetch", "resolve", "quality"]
     assert pipeline.calls[-2:] == ["publish {'empty': 3}", "report"]
     assert pipeline.called("stage") == ["stage a 0", "stage a 8", "stage b 0"]
@@ -203,6 +203,22 @@ def test_only_failures_of_the_network_are_tried_again(
     with pytest.raises(ArtifactError, match="no such artifact"):
         run(config)
     assert len(pipeline.called("fetch")) == 1
+
+
+def test_a_block_that_the_network_failed_is_submitted_again(
+    fake: Callable[..., FakePipeline], config: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flows import run as run_module
+
+    monkeypatch.setattr(run_module, "RETRY_SECONDS", (0.0, 0.0))
+    pipeline = fake({"a": 4}, unreachable={"0000-000002": 2})
+    run(config)
+    assert len(pipeline.called("compute")) == 4 + 2
+    assert len(pipeline.done) == 4
+    pipeline = fake({"a": 4}, unreachable={"0000-000002": 3})
+    with pytest.raises(ConnectionError, match="0000-000002"):
+        run(config)
+    assert len(pipeline.done) == 3
 
 
 def test_the_ui_shows_the_run_s_name_and_each_block(
