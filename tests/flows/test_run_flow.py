@@ -206,7 +206,7 @@ def test_only_failures_of_the_network_are_tried_again(
 
 
 def test_a_block_that_the_network_failed_is_submitted_again(
-    fake: Callable[..., FakePipeline], config: RunConfig, monkeypatch: pytest.MonkeyPatch
+    fake: Callable[..., FakePipeline], config: RunConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     from flows import run as run_module
 
@@ -215,6 +215,8 @@ def test_a_block_that_the_network_failed_is_submitted_again(
     run(config)
     assert len(pipeline.called("compute")) == 4 + 2
     assert len(pipeline.done) == 4
+    for path in [tmp_path / "manifest", *tmp_path.glob("done-*")]:
+        path.unlink()
     pipeline = fake({"a": 4}, unreachable={"0000-000002": 3})
     with pytest.raises(ConnectionError, match="0000-000002"):
         run(config)
