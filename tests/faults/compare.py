@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow.csv
 import pyarrow.parquet as pq
 
+from jacobian_core.contracts import BLOCK_TABLES
 from jacobian_core.lake.files import TEMPORARY_PREFIX
 from jacobian_core.lake.layout import Lake
 from jacobian_core.lake.verify import verify_lake
@@ -142,7 +143,7 @@ def visible_problems(lake: Path, undisturbed: Path) -> list[str]:
             content = (lake / part.path).read_bytes() if (lake / part.path).is_file() else b""
             if hashlib.sha256(content).hexdigest() != expected.get(part.path):
                 problems.append(f"{run_id}: a reader sees {part.path}, which is not whole")
-        if run.parts.get("tokens") and len({len(parts) for t, parts in run.parts.items() if t != "pair_stats"}) != 1:
+        if run.parts.get("tokens") and len({len(run.parts[t]) for t in run.parts if t in BLOCK_TABLES}) != 1:
             problems.append(f"{run_id}: a reader sees part of a block")
     return problems
 
