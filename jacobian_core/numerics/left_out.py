@@ -21,6 +21,7 @@ from jacobian_core.numerics.stretches import Stretches
 
 _MARGIN = 2e-9
 """Relative: far above the rounding of a float64, and too little to let much through."""
+_TINY = 1e-280
 
 
 class LeftOutCounts:
@@ -68,9 +69,10 @@ def needed_sums(
     """
     whole = float(tokens.sum())
     bounds = thresholds * whole
-    while (low := bounds / whole > thresholds).any():
+    usual = thresholds > _TINY  # below, next to numbers that are no float64, a quotient says little of its dividend
+    while (low := usual & (bounds / whole > thresholds)).any():
         bounds[low] = np.nextafter(bounds[low], -np.inf)
-    while (high := np.nextafter(bounds, np.inf) / whole <= thresholds).any():
+    while (high := usual & (np.nextafter(bounds, np.inf) / whole <= thresholds)).any():
         bounds[high] = np.nextafter(bounds[high], np.inf)
     return np.concatenate([thresholds * (whole - tokens)[:, None], bounds[None]])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from threading import Lock
 
@@ -19,6 +20,7 @@ from jacobian_core.numerics.masses import levels
 from jacobian_core.sql.run_facts import known_run
 
 MEASURES = ("pairs_mean_all_tokens", "pairs_mean_out_active", "pairs_mean_coactive", "pairs_max")
+_READERS = 4
 
 
 @dataclass
@@ -60,13 +62,16 @@ def pairs_above(lake: Lake, run_id: str, thresholds: Sequence[float], scopes: Se
 
 def tokens_by_out_latent(lake: Lake, blocks: Sequence[BlockMarker]) -> Int64[np.ndarray, "n_out"]:
     """At how many tokens of these blocks each output latent was active."""
-    found = np.zeros(1, np.int64)
-    for block in blocks:
-        path = lake.root / block.parts["latents"].path
-        with open_part(path) as file, files.lake_errors(path, "read the file"):
-            rows = file.read(columns=["side", "latent"])
-        out = rows.column("latent").to_numpy()[pc.equal(rows.column("side"), pa.scalar("out")).to_numpy()]
-        counted = np.bincount(out, minlength=len(found))
-        counted[: len(found)] += found
-        found = counted
+    with ThreadPoolExecutor(_READERS) as pool:
+        counted = list(pool.map(lambda block: _out_latents(lake, block), blocks))
+    found = np.zeros(max((len(each) for each in counted), default=1), np.int64)
+    for each in counted:
+        found[: len(each)] += each
     return found
+
+
+def _out_latents(lake: Lake, block: BlockMarker) -> Int64[np.ndarray, "n_out"]:
+    path = lake.root / block.parts["latents"].path
+    with open_part(path) as file, files.lake_errors(path, "read the file"):
+        rows = file.read(columns=["side", "latent"])
+    return np.bincount(rows.column("latent").to_numpy()[pc.equal(rows.column("side"), pa.scalar("out")).to_numpy()])
