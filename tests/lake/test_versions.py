@@ -84,6 +84,19 @@ def lake_of_version_1(root: Path, without: Sequence[str]) -> Lake:
     return lake
 
 
+def test_a_lake_of_version_2_is_read(written: Lake) -> None:
+    """Its blocks do not say what their entries became: they were kept."""
+    set_version(written.description_path, 2)
+    manifest = json.loads(written.manifest_path(RUN).read_text()) | {"schema_version": 2}
+    for each in manifest["blocks"]:
+        del each["entries_sha256"]
+    written.manifest_path(RUN).write_text(json.dumps(manifest))
+    lake = Lake.open(written.root)
+    assert verify_lake(lake) == []
+    with connect(lake) as connection:
+        assert connection.execute("SELECT keep FROM runs").fetchall() == [("entries",)]
+
+
 @pytest.mark.parametrize("without", [LATER_TABLES[:2], ("latents", *LATER_TABLES)])
 def test_other_tables_that_lack_are_noticed(tmp_path: Path, without: Sequence[str]) -> None:
     found = verify_lake(lake_of_version_1(tmp_path / "lake", without))
