@@ -113,20 +113,20 @@ def _means_above(
     all_high, all_low = added(groups.high, groups.first), _added_few(groups.low, groups.first)
     total, count = groups.steps.sums(all_high, all_low), needed.shape[1]
     surely, perhaps = (levels(total, bound) for bound in (needed.max(0), needed.min(0)))
-    found = np.tile(_above(surely, count), (len(needed), 1))
-    open_ = np.flatnonzero(surely != perhaps)
-    found -= _above(surely[open_], count)
-    for row, bounds in zip(found, needed, strict=True):
-        row += _above(levels(total[open_], bounds), count)
+    varies = surely != perhaps
+    open_ = np.sort(total[varies])
+    found = _above(surely[~varies], count) + len(open_) - np.searchsorted(open_, needed, "right")
     # A batch changes a pair only if its mass reaches from the pair's sum down to a bound below it.
     below = np.append(-np.inf, needed.max(0))[perhaps]
     slack = total - below - _MARGIN * total
     mass = groups.steps.sums(groups.high, groups.low)
     changed = np.flatnonzero(mass >= np.repeat(slack, groups.counts))
     pair, batch = groups.pair[changed], groups.batch[changed]
-    before = _levels_of(total[pair], batch, needed)
+    before, of_batch = surely[pair], np.flatnonzero(varies[pair])
+    before[of_batch] = _levels_of(total[pair[of_batch]], batch[of_batch], needed)
     rest = groups.steps.sums(all_high[pair] - groups.high[changed], all_low[pair] - groups.low[changed])
-    after = _levels_of(rest, batch, needed)
+    after, more = np.zeros(len(pair), np.int8), np.flatnonzero(rest)  # no sum of nothing is above a threshold
+    after[more] = _levels_of(rest[more], batch[more], needed)
     found -= _above_by_batch(before, batch, needed.shape) - _above_by_batch(after, batch, needed.shape)
     return found
 
