@@ -25,6 +25,7 @@ _SHOWN_REPORTS = ("threshold_fractions", "mean_max_aggregates", "sparsity")
 StopServer = Annotated[bool, typer.Option("--stop-server", help="Stop the local server at the end.")]
 _SHOWN_PAIRS = "10"
 _LINE = 100
+_SHOWN_SECONDS = 0.5  # of a step in `plan`
 
 
 def register(app: typer.Typer) -> None:
@@ -142,6 +143,11 @@ def plan(
             else []
         ),
         {"what": "time", "estimate": clock(found.seconds)},
+        *(
+            {"what": f"  {step}", "estimate": clock(took)}
+            for step, took in found.steps.items()
+            if took >= _SHOWN_SECONDS
+        ),
     ]
     say_table("What the run would cost", rows)
     return say(f"basis: {found.basis}")

@@ -258,7 +258,7 @@ def gather_pairs(run: RunRef, block_id: str) -> None:
             merge_ready(lake, run.run_id)
         else:
             gather_rows(lake, run.run_id, block_id)
-    free_pages.give_back()
+    free_pages.after_step()
 
 
 def open_groups(run: RunRef) -> list[GroupRef]:
@@ -292,7 +292,9 @@ def publish_run(run: RunRef, skipped: dict[str, int]) -> RunSummary:
     are missing, QueryError where the aggregation fails.
     """
     from jacobian_core.finish import finish_run
+    from jacobian_core.memory import give_back_free_pages
 
+    give_back_free_pages()
     manifest = finish_run(run, skipped)
     return RunSummary(
         run_id=run.run_id,

@@ -44,16 +44,16 @@ _FREE = """
 import numpy as np
 from jacobian_core.memory import FreePages, resident_bytes
 pages = FreePages()
-assert not pages.give_back(), "the first block is what others are held against"
-assert not pages.give_back(), "nothing was added"
+assert not pages.after_step(), "the first block is what others are held against"
+assert not pages.after_step(), "nothing was added"
 pieces = [np.ones(12_000) for _ in range(1000)]
 full = resident_bytes()
 kept = pieces[::2][-1]  # the end of the heap stays in use, so nothing goes back by itself
 del pieces
 assert resident_bytes() > full - 30e6, "it would have gone back by itself"
-assert pages.give_back()
+assert pages.after_step()
 assert resident_bytes() < full - 60e6, (full, resident_bytes())
-assert not pages.give_back()
+assert not pages.after_step()
 assert kept.sum() == 12_000
 """
 

@@ -2,7 +2,9 @@
 
 Nothing is modelled that can be measured: the first blocks of the request are fetched, tokenised, computed, written and
 aggregated, and the rates of the second half are extrapolated (the first half warms caches and allocators up). Only the
-number of pairs, which grows ever slower, follows a fitted curve (`unit_costs.py`).
+number of pairs, which grows ever slower, follows a fitted curve (`unit_costs.py`). What a short run mostly consists of
+is measured too: libraries are imported where the run imports them, so that a plan in a fresh process counts that, and
+what the first blocks took beyond the later ones' rate is added once.
 """
 
 from __future__ import annotations
@@ -11,17 +13,14 @@ import resource
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from jacobian_core import pipeline
-from jacobian_core.artifact.sae_pair import describe_pair
 from jacobian_core.config import RunConfig
 from jacobian_core.errors import CorpusError
-from jacobian_core.finish import finish_run
 from jacobian_core.lake.layout import Lake
 from jacobian_core.lake.manifest import RunManifest
-from jacobian_core.numerics.all_inputs import accumulator_bytes
 from jacobian_core.pipeline import BlockResult, RunRef
 from jacobian_core.request.unit_costs import Merging, PairGrowth, UnitCosts
 
@@ -33,8 +32,8 @@ _BLOCKS = 6
 class Plan:
     """The cost of a run: tokens, stored entries, bytes in the lake, peak memory in bytes, wall seconds.
 
-    `accumulator_bytes` is device memory of scope 'all_inputs' (0 for another), on a CPU a part of the peak. `basis`
-    says what was measured, `pair` where the SAEs are from.
+    `accumulator_bytes` is device memory of scope 'all_inputs' (0 for another), on a CPU a part of the peak. `steps` are
+    the seconds of each step, `basis` says what was measured, `pair` where the SAEs are from.
     """
 
     tokens: int
@@ -45,6 +44,7 @@ class Plan:
     seconds: float
     basis: str
     pair: str = ""
+    steps: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,7 @@ def plan_run(config: RunConfig) -> Plan:
         seconds=cost.total_seconds,
         basis=f"{sampled}; tokens: {source}",
         pair=measured.pair,
+        steps=cost.seconds,
     )
 
 
@@ -110,6 +111,8 @@ def _measured(config: RunConfig) -> Calibration:
     half_pairs = _pairs_so_far(run, [result.block_id for result in results[: max(1, len(results) // 2)]])
     group_seconds = sum(pipeline.accumulate_group(run, group) for group in pipeline.open_groups(run))
     started = time.perf_counter()
+    from jacobian_core.finish import finish_run
+
     manifest = finish_run(run, {})
     publish_seconds = time.perf_counter() - started
     return Calibration(
@@ -135,6 +138,7 @@ def unit_costs(config: RunConfig, measured: Calibration) -> UnitCosts:
     fixed = sizes.pop("pair_stats") - active.bytes + sizes.pop("threshold_counts", 0)
     halves = measured.results[: max(1, len(measured.results) // 2)]
     timed = sum(result.tokens for result in measured.results[measured.later])
+    per_token = sum(measured.block_seconds[measured.later]) / timed
     sums = manifest.seconds.get("aggregate", 0.0)
     width = measured.manifest.artifact
     possible = int(str(width["n_out_latents"])) * int(str(width["n_in_latents"]))
@@ -146,7 +150,8 @@ def unit_costs(config: RunConfig, measured: Calibration) -> UnitCosts:
         bytes_per_pair=active.bytes / active.rows if active.rows else 0.0,
         fixed_bytes=fixed,
         start_seconds=measured.start_seconds,
-        seconds_per_token=sum(measured.block_seconds[measured.later]) / timed + measured.group_seconds / tokens,
+        warm_up_seconds=max(0.0, sum(measured.block_seconds) - per_token * tokens),
+        seconds_per_token=per_token + measured.group_seconds / tokens,
         sum_seconds=sums,
         check_seconds=max(0.0, measured.publish_seconds - sums),
         checks_max_entries=config.quality.checks_max_entries,
@@ -164,7 +169,7 @@ def _merging(config: RunConfig, measured: Calibration) -> Merging | None:
 
 
 def _run_blocks(run: RunRef) -> tuple[list[BlockResult], list[float], bool]:
-    """Blocks in corpus order with their wall seconds, staging included, and whether they are the whole corpus."""
+    """Blocks in corpus order, their wall seconds with staging and sorting, and whether they are the whole corpus."""
     results: list[BlockResult] = []
     seconds: list[float] = []
     budget = run.tokens_wanted or 0
@@ -175,6 +180,7 @@ def _run_blocks(run: RunRef) -> tuple[list[BlockResult], list[float], bool]:
             batch = pipeline.stage_blocks(run, shard, cursor, budget, 1)
             for block in batch.blocks:
                 results.append(pipeline.compute_block(run, block.block_id))
+                pipeline.gather_pairs(run, block.block_id)
                 seconds.append(time.perf_counter() - started)
             budget -= batch.tokens
             cursor = batch.next_cursor
@@ -203,6 +209,9 @@ def _corpus_tokens(config: RunConfig, tokens: int, whole: bool) -> tuple[int, st
 def _accumulators(run: RunRef) -> int:
     if run.config.jacobian.scope != "all_inputs":
         return 0
+    from jacobian_core.artifact.sae_pair import describe_pair
+    from jacobian_core.numerics.all_inputs import accumulator_bytes
+
     pair = describe_pair(Path(run.artifact.folder))
     return accumulator_bytes(pair.n_out_latents, pair.n_in_latents, run.config.all_inputs.tiles)
 

@@ -11,8 +11,8 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-_ENTRY_WEIGHT, _PAIR_WEIGHT = 85.0, 250.0
-"""Nanoseconds of an entry and of a pair in the sums at a run's end (two cores): only their ratio is used."""
+_ENTRY_WEIGHT, _PAIR_WEIGHT = 40.0, 250.0
+"""Nanoseconds of a sorted entry and of a pair in the sums at a run's end (two cores): only their ratio is used."""
 _MERGED_BYTES, _ROW_BYTES = 14.0, 6.5
 """Bytes of a pair in merged sums, and of an entry in rows, that are in the work folder while a run goes on."""
 
@@ -107,7 +107,8 @@ class Merging:
 
 @dataclass(frozen=True)
 class UnitCosts:
-    """Measured costs: seconds to start, and of a token; of all sums and checks for the measured entries and pairs.
+    """Measured costs: seconds to start (importing and loading), seconds that the first blocks took longer, seconds of a
+    token; of all sums and checks for the measured entries and pairs.
 
     `merging` is None where entries are kept.
     """
@@ -124,6 +125,7 @@ class UnitCosts:
     check_seconds: float
     checks_max_entries: int
     merging: Merging | None = None
+    warm_up_seconds: float = 0.0
 
     def cost(self, tokens: int) -> Cost:
         """What a run of so many tokens takes."""
@@ -134,6 +136,7 @@ class UnitCosts:
         merges, weight, work_bytes = self._sums(tokens, entries, pairs)
         seconds = {
             "start": self.start_seconds,
+            "warm-up": self.warm_up_seconds,
             "compute": tokens * self.seconds_per_token,
             "sums": self.sum_seconds * (weight / summed if summed else 1.0),
             "checks": self.check_seconds * max(1.0, entries / measured if checked and measured else 0.0),

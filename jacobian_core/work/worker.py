@@ -245,5 +245,5 @@ def compute_and_publish(run: RunRef, block_id: str) -> BlockMarker:
         summed = None if entries is None else entries.finish(lake, run.run_id)
         clock.done("write")
         marker = writer.publish(clock.of_wall(worker.wall.charge(clock.began)), fit.figures, summed)
-    free_pages.give_back()
+    free_pages.after_step()
     return marker

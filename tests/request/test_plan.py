@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from jacobian_core.lake.layout import Lake
-from jacobian_core.request.plan import plan_run
+from jacobian_core.request.plan import calibrate, plan_run, unit_costs
 from jacobian_core.request.unit_costs import Merging, PairGrowth, UnitCosts
 from tests.tiny import make_corpus, run_pipeline, tiny_config
 
@@ -34,6 +36,33 @@ def test_entries_and_bytes_are_within_a_quarter_of_the_run(tiny: Path, tmp_path:
     assert plan.tokens == pytest.approx(manifest.totals["tokens"], rel=0.25)
     assert plan.entries == pytest.approx(manifest.totals["entries_stored"], rel=0.25)
     assert plan.bytes_on_disk == pytest.approx(sizes, rel=0.25)
+
+
+# ---- what a short run mostly consists of
+
+
+def test_importing_is_part_of_what_is_measured() -> None:
+    """The plan's clock starts before the libraries are imported, as the run's does."""
+    loaded = "import sys, jacobian_core.request.plan; print(*sys.modules)"
+    modules = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True).stdout.split()
+    assert "jacobian_core.request.plan" in modules
+    assert not {"torch", "transformers", "transformer_lens", "sae_lens", "duckdb"} & set(modules)
+
+
+def test_a_plan_of_what_was_calibrated_is_what_that_took(tiny: Path, tmp_path: Path) -> None:
+    config = tiny_config(tiny, tmp_path / "lake", corpus={"block_tokens": 100})
+    measured = calibrate(config)
+    cost = unit_costs(config, measured).cost(measured.tokens)
+    assert len(measured.results) > 2
+    later = sum(result.tokens for result in measured.results[measured.later])
+    at_later_rate = sum(measured.block_seconds[measured.later]) / later * measured.tokens
+    blocks = max(sum(measured.block_seconds), at_later_rate)  # the first ones are slower, unless all was warm before
+    around = measured.start_seconds + measured.group_seconds + measured.publish_seconds
+    assert cost.total_seconds == pytest.approx(blocks + around)
+    twice = unit_costs(config, measured).cost(2 * measured.tokens).seconds
+    assert twice["start"] == cost.seconds["start"]
+    assert twice["warm-up"] == cost.seconds["warm-up"]
+    assert twice["compute"] == pytest.approx(2 * cost.seconds["compute"])
 
 
 # ---- how pairs grow
@@ -79,7 +108,7 @@ def test_checks_end_at_their_limit() -> None:
         check_seconds=5.0, checks_max_entries=20_000,
     )  # fmt: skip
     same, larger, unchecked = (units.cost(tokens) for tokens in (100, 1_000, 3_000))
-    assert same.seconds == {"start": 3.0, "compute": 10.0, "sums": 2.0, "checks": 5.0}
+    assert same.seconds == {"start": 3.0, "warm-up": 0.0, "compute": 10.0, "sums": 2.0, "checks": 5.0}
     assert (same.entries, same.pairs, same.bytes) == (1_000, pytest.approx(500), pytest.approx(4_000 + 15_000 + 2_007))
     assert (larger.seconds["checks"], unchecked.seconds["checks"]) == (50.0, 5.0)
     assert 2.0 < larger.seconds["sums"] < 20.0
