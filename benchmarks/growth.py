@@ -103,9 +103,8 @@ def _run(config: RunConfig) -> Figures:
     cursor, tokens = None, 0
     while True:
         batch = pipeline.stage_blocks(run, run.shards[0], cursor, (run.tokens_wanted or 0) - tokens, 8)
-        for block in batch.blocks:
-            pipeline.compute_block(run, block.block_id)
-            pipeline.gather_pairs(run, block.block_id)
+        for _ in pipeline.compute_blocks(run, [block.block_id for block in batch.blocks]):
+            pass
         tokens, cursor = tokens + batch.tokens, batch.next_cursor
         if cursor is None or tokens >= (run.tokens_wanted or 0):
             break

@@ -88,7 +88,7 @@ def _end_to_end(worker: Worker, run: pipeline.RunRef, blocks: list[str], folder:
         for block_id, content in kept.items():
             withdraw_block(lake, run.run_id, block_id)
             lake.staged_path(run.run_id, block_id).write_bytes(content)
-        results = list(pipeline.compute_blocks(run, blocks))
+        results = list(pipeline.compute_blocks(run, blocks, gather=False))
         for stage in results[0].seconds:
             stages.setdefault(stage, []).append(sum(result.seconds[stage] for result in results))
 

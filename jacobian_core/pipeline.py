@@ -225,19 +225,25 @@ def compute_block(run: RunRef, block_id: str) -> BlockResult:
     )
 
 
-def compute_blocks(run: RunRef, block_ids: Sequence[str]) -> Iterator[BlockResult]:
+def compute_blocks(run: RunRef, block_ids: Sequence[str], gather: bool = True) -> Iterator[BlockResult]:
     """Compute staged blocks: they take turns with the cores; while one is still written, the next one is computed.
 
-    Raises what `compute_block` raises, in its place.
+    With `gather` fresh ones are sorted by pair too (`gather_pairs`). Raises what these raise, in its place.
     """
     from concurrent.futures import ThreadPoolExecutor
+
+    def whole(block_id: str) -> BlockResult:
+        done = compute_block(run, block_id)
+        if gather and done.fresh:
+            gather_pairs(run, block_id)
+        return done
 
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         in_flight: deque[Future[BlockResult]] = deque()
         for block_id in block_ids:
             if len(in_flight) == _AT_ONCE:
                 yield in_flight.popleft().result()
-            in_flight.append(pool.submit(compute_block, run, block_id))
+            in_flight.append(pool.submit(whole, block_id))
         while in_flight:
             yield in_flight.popleft().result()
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from jacobian_core.memory import KEPT_PRODUCTS, _glibc, free_pages
+from jacobian_core.memory import _CACHES, KEPT_PRODUCTS, _glibc, free_pages
 from tests.tiny import run_pipeline, tiny_config
 
 pytestmark = pytest.mark.skipif(_glibc() is None, reason="needs glibc")
@@ -59,7 +59,8 @@ assert kept.sum() == 12_000
 
 
 def _output(script: str) -> str:
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    ours = {name: value for name, value in os.environ.items() if name not in _CACHES}  # as other tests may have set
+    done = subprocess.run([sys.executable, "-c", script], env=ours, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -169,19 +169,22 @@ def _merging(config: RunConfig, measured: Calibration) -> Merging | None:
 
 
 def _run_blocks(run: RunRef) -> tuple[list[BlockResult], list[float], bool]:
-    """Blocks in corpus order, their wall seconds with staging and sorting, and whether they are the whole corpus."""
+    """Blocks in corpus order, the wall seconds that each added, and whether they are the whole corpus.
+
+    Staging and sorting are in the seconds; blocks overlap as a run's do.
+    """
     results: list[BlockResult] = []
     seconds: list[float] = []
     budget = run.tokens_wanted or 0
+    last = time.perf_counter()
     for shard in run.shards:
         cursor = None
         while True:
-            started = time.perf_counter()
-            batch = pipeline.stage_blocks(run, shard, cursor, budget, 1)
-            for block in batch.blocks:
-                results.append(pipeline.compute_block(run, block.block_id))
-                pipeline.gather_pairs(run, block.block_id)
-                seconds.append(time.perf_counter() - started)
+            batch = pipeline.stage_blocks(run, shard, cursor, budget, _BLOCKS)
+            for result in pipeline.compute_blocks(run, [block.block_id for block in batch.blocks]):
+                results.append(result)
+                seconds.append(time.perf_counter() - last)
+                last = time.perf_counter()
             budget -= batch.tokens
             cursor = batch.next_cursor
             if cursor is None or budget <= 0:
