@@ -31,7 +31,8 @@ from jacobian_core.pairs.rows import Facts, opened_rows
 from jacobian_core.pairs.sorting import make_rows
 from jacobian_core.sql.run_facts import RunSnapshot
 
-_TASK_ENTRIES = 2_000_000
+_TASK_ENTRIES = 500_000
+"""With 2 million two threads need 300 MB more, which a short run has not got entries for."""
 _TASK_PAIRS = (1 << 31) - 1
 _MERGED = 4
 """Sums of so many parts of the corpus are brought together at once."""
