@@ -7,12 +7,12 @@ knows what is done. What is loaded for computing stays loaded in the process (`w
 from __future__ import annotations
 
 import threading
-from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from jacobian_core.ahead import in_order
 from jacobian_core.config import RunConfig
 from jacobian_core.corpus.listing import Shard
 from jacobian_core.corpus.tokens import Cursor
@@ -21,8 +21,6 @@ from jacobian_core.lake.layout import Lake
 from jacobian_core.resources import cache_folder
 
 if TYPE_CHECKING:
-    from concurrent.futures import Future
-
     from jacobian_core.request.plan import Plan
 
 ShardRef = Shard
@@ -239,13 +237,7 @@ def compute_blocks(run: RunRef, block_ids: Sequence[str], gather: bool = True) -
         return done
 
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        in_flight: deque[Future[BlockResult]] = deque()
-        for block_id in block_ids:
-            if len(in_flight) == _AT_ONCE:
-                yield in_flight.popleft().result()
-            in_flight.append(pool.submit(whole, block_id))
-        while in_flight:
-            yield in_flight.popleft().result()
+        yield from in_order(pool, whole, block_ids, _AT_ONCE - 1)
 
 
 def gather_pairs(run: RunRef, block_id: str) -> None:

@@ -16,7 +16,7 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Float64, Int8, Int32, Int64
 
-from jacobian_core.numerics.masses import Masses, Steps, Sums, added, changes, levels
+from jacobian_core.numerics.masses import Masses, Steps, Sums, added, added_some, changes, levels
 from jacobian_core.numerics.stretches import Stretches
 
 _MARGIN = 2e-9
@@ -110,7 +110,8 @@ def _means_above(
     groups: _Groups, needed: Float64[np.ndarray, "batches_and_none thresholds"]
 ) -> Int64[np.ndarray, "batches_and_none thresholds"]:
     """Pairs whose sum is above what it needs to be, without each batch and with all."""
-    all_high, all_low = added(groups.high, groups.first), _added_few(groups.low, groups.first)
+    some = np.flatnonzero(groups.low)
+    all_high, all_low = added(groups.high, groups.first), added_some(some, groups.low[some], groups.first)
     total, count = groups.steps.sums(all_high, all_low), needed.shape[1]
     surely, perhaps = (levels(total, bound) for bound in (needed.max(0), needed.min(0)))
     varies = surely != perhaps
@@ -173,11 +174,4 @@ def _above_by_batch(
     cells = np.bincount(batch * np.int16(count + 1) + level, minlength=batches * (count + 1))
     by_level = cells.reshape(batches, count + 1)[:, :0:-1]
     found: Int64[np.ndarray, "batches_and_none thresholds"] = by_level.cumsum(1)[:, ::-1]
-    return found
-
-
-def _added_few(values: Int64[np.ndarray, "values"], starts: Int64[np.ndarray, "sums"]) -> Int64[np.ndarray, "sums"]:
-    """The same where most values are 0."""
-    some, found = np.flatnonzero(values), np.zeros(len(starts), np.int64)
-    np.add.at(found, np.searchsorted(starts, some, "right") - 1, values[some])
     return found

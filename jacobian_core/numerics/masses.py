@@ -127,8 +127,7 @@ class Sums:
     def of(cls, masses: Masses, new: Bool[np.ndarray, "masses"]) -> Sums:
         """The sums of masses, a `new` one beginning where that is true."""
         starts = np.flatnonzero(new)
-        low = np.zeros(len(starts), np.int64)
-        np.add.at(low, np.searchsorted(starts, masses.low_at, "right") - 1, masses.low)
+        low = added_some(masses.low_at, masses.low, starts)
         return cls(starts, np.maximum.reduceat(masses.level, starts), added(masses.high, starts), low)
 
 
@@ -160,3 +159,12 @@ def added(values: Int64[np.ndarray, "values"], starts: Int64[np.ndarray, "sums"]
     running: Int64[np.ndarray, "sums"] = np.cumsum(values)[np.append(starts[1:], len(values)) - 1]
     running[1:] -= running[:-1].copy()
     return running
+
+
+def added_some(
+    at: Int64[np.ndarray, "some"], values: Int64[np.ndarray, "some"], starts: Int64[np.ndarray, "sums"]
+) -> Int64[np.ndarray, "sums"]:
+    """The same where all values but those `at` some numbers are 0."""
+    found = np.zeros(len(starts), np.int64)
+    np.add.at(found, np.searchsorted(starts, at, "right") - 1, values)
+    return found

@@ -11,9 +11,8 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +22,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from jacobian_core.ahead import in_order
 from jacobian_core.config import LakeConfig
 from jacobian_core.contracts import PAIR_STATS
 from jacobian_core.lake.layout import Lake
@@ -164,14 +164,8 @@ def _widths(found: Chosen, tokens: int) -> _Run:
 
 def _in_order(pool: ThreadPoolExecutor, run: _Run, above: PairsAbove | None) -> Iterator[pa.Table]:
     """The tables of all strips in their order; a few are made ahead."""
-    step = run.outs
-    waiting: deque[Future[pa.Table]] = deque()
-    for start in range(0, run.n_out, step):
-        waiting.append(pool.submit(_counted, run, range(start, min(start + step, run.n_out)), above))
-        if len(waiting) > _THREADS:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
+    strips = (range(start, min(start + run.outs, run.n_out)) for start in range(0, run.n_out, run.outs))
+    return in_order(pool, lambda outs: _counted(run, outs, above), strips, _THREADS)
 
 
 def _counted(run: _Run, outs: range, above: PairsAbove | None) -> pa.Table:

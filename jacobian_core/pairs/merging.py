@@ -9,9 +9,8 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import reduce
 from operator import or_
@@ -20,6 +19,7 @@ from queue import SimpleQueue
 
 import numpy as np
 
+from jacobian_core.ahead import in_order
 from jacobian_core.errors import LakeError
 from jacobian_core.lake import files
 from jacobian_core.lake.layout import Lake
@@ -127,13 +127,7 @@ def _strips(readers: Sequence[Sequence[BlockRows | SumsFile]], starts: range, fa
             idle.put(mine)
 
     with ThreadPoolExecutor(len(readers)) as pool:
-        waiting: deque[Future[PairDigits]] = deque()
-        for start in starts:
-            waiting.append(pool.submit(strip, start))
-            if len(waiting) > len(readers):
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+        yield from in_order(pool, strip, starts, len(readers))
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Bool, Int64, Shaped
+from jaxtyping import Int64, Shaped
 
 from jacobian_core.errors import LakeError
 from jacobian_core.lake import files
@@ -23,6 +23,7 @@ from jacobian_core.lake.layout import Lake
 from jacobian_core.lake.manifest import BlockMarker
 from jacobian_core.lake.publish import publishing
 from jacobian_core.lake.validate import open_part
+from jacobian_core.numerics.masses import changes
 from jacobian_core.pairs.rows import (
     CODES_SUFFIX,
     DIGEST_DIGITS,
@@ -100,7 +101,7 @@ def encode_rows(
     `codes` is the block's `latents` where entries were dropped, else None.
     """
     ids, out, in_, value = (entries.column(column).to_numpy() for column in ENTRY_COLUMNS)
-    starts = np.flatnonzero(_changes(ids) | _changes(out))
+    starts = np.flatnonzero(changes(ids) | changes(out))
     key = np.searchsorted(token_ids, ids[starts]) << 32 | out[starts]
     if codes is None:
         row_key, begins, inputs, lists = key, starts, in_, None
@@ -154,13 +155,6 @@ def _coded(token_ids: Int64[np.ndarray, "tokens"], codes: pa.Table) -> tuple[Any
     offsets = np.searchsorted(token[~side], np.arange(len(token_ids) + 1))
     lists = pa.table({"in_latent": _lists(offsets, latent[~side])})
     return token[side] << 32 | latent[side], latent[~side], lists
-
-
-def _changes(values: Shaped[np.ndarray, "values"]) -> Bool[np.ndarray, "values"]:
-    """Which values are not the one before; the first is not either."""
-    found = np.ones(len(values), bool)
-    np.not_equal(values[1:], values[:-1], out=found[1:])
-    return found
 
 
 def _lists(offsets: Int64[np.ndarray, "rows_plus_1"], values: Shaped[np.ndarray, "values"]) -> Any:

@@ -159,13 +159,19 @@ def test_stopped_in_a_merge(
     assert _levels(lake) == Counter({3: 1, 2: 1})  # 12 blocks
 
 
-def test_gone_sums_are_computed_again(tmp_path: Path, fan_in: Callable[[int], None]) -> None:
-    fan_in(2)
-    lake = begin(tmp_path / "damaged")
+def _merged_blocks(lake: Lake) -> dict[str, dict[str, pa.Table]]:
+    """Write the usual blocks and merge what can be."""
     blocks = blocks_of(TOKENS, SIZE)
     for block_id, tables in blocks.items():
         write_block(lake, block_id, tables)
     merge_ready(lake, RANDOM_RUN)
+    return blocks
+
+
+def test_gone_sums_are_computed_again(tmp_path: Path, fan_in: Callable[[int], None]) -> None:
+    fan_in(2)
+    lake = begin(tmp_path / "damaged")
+    blocks = _merged_blocks(lake)
     widest = max(list_sources(sums_folder(lake, RANDOM_RUN)), key=lambda source: source.group)
     files.remove(widest.path)
     with pytest.raises(LakeError, match="the sums of 8 blocks are gone"):
@@ -181,10 +187,7 @@ def test_a_block_that_is_computed_again_counts_once(tmp_path: Path, fan_in: Call
     """Its marker was dropped (a part was damaged) after its entries had been summed with those of others."""
     fan_in(2)
     lake = begin(tmp_path / "again")
-    blocks = blocks_of(TOKENS, SIZE)
-    for block_id, tables in blocks.items():
-        write_block(lake, block_id, tables)
-    merge_ready(lake, RANDOM_RUN)
+    blocks = _merged_blocks(lake)
     before = _levels(lake)
     withdraw_block(lake, RANDOM_RUN, "0000-000003")
     mend_sums(lake, RANDOM_RUN)

@@ -16,6 +16,7 @@ from jacobian_core.lake.publish import BlockWriter, withdraw_block
 from jacobian_core.numerics.pair_sums import StripSums, units_of
 from jacobian_core.pairs import adding, build, rows, sorting
 from jacobian_core.pairs.build import build_pair_stats
+from tests.pairs.aggregates import pair_bytes
 from tests.sql.lakes import (
     CONFIG,
     RANDOM_RUN,
@@ -29,14 +30,6 @@ from tests.sql.lakes import (
 )
 
 TOKENS = random_tokens(120, seed=11)
-
-
-def _bytes(lake: Lake) -> bytes:
-    prepared = build_pair_stats(lake, RANDOM_RUN, CONFIG)
-    try:
-        return prepared.temporary.read_bytes()
-    finally:
-        prepared.discard()
 
 
 def _tables(lake: Lake) -> list[dict[str, object]]:
@@ -67,10 +60,10 @@ def _entries(opened: list[str]) -> list[str]:
 
 @pytest.mark.parametrize("min_abs", [0.0, 0.02])
 def test_a_resumed_run_reads_new_blocks_only(tmp_path: Path, opened: list[str], min_abs: float) -> None:
-    whole = _bytes(random_lake(tmp_path / "whole", RANDOM_RUN, TOKENS, min_abs, complete=False))
+    whole = pair_bytes(random_lake(tmp_path / "whole", RANDOM_RUN, TOKENS, min_abs, complete=False))
     opened.clear()
     lake = random_lake(tmp_path / "stopped", RANDOM_RUN, TOKENS[:50], min_abs, complete=False)
-    before = _bytes(lake)
+    before = pair_bytes(lake)
     assert _entries(opened) == ["part-0000-000000.parquet", "part-0000-000001.parquet"]
     opened.clear()
     for number in (2, 3, 4):
@@ -78,17 +71,17 @@ def test_a_resumed_run_reads_new_blocks_only(tmp_path: Path, opened: list[str], 
             for name, table in tables_of(TOKENS[25 * number : 25 * number + 25], min_abs).items():
                 writer.write(name, table)
             writer.publish({})
-    assert _bytes(lake) == whole != before
+    assert pair_bytes(lake) == whole != before
     assert _entries(opened) == [f"part-0000-00000{number}.parquet" for number in (2, 3, 4)]
     opened.clear()
-    assert _bytes(lake) == whole
+    assert pair_bytes(lake) == whole
     assert opened == []
 
 
 def test_rows_of_other_entries_are_not_used(tmp_path: Path, opened: list[str]) -> None:
     """A block that was withdrawn and computed differently: its old rows are there, and count for nothing."""
     lake = random_lake(tmp_path / "a", RANDOM_RUN, TOKENS, complete=False)
-    _bytes(lake)
+    pair_bytes(lake)
     changed = [Token(t.row, t.position, t.text, t.inputs, t.outputs, {}) for t in TOKENS[:25]]
     withdraw_block(lake, RANDOM_RUN, "0000-000000")
     with BlockWriter(lake, RANDOM_RUN, "0000-000000", CONFIG) as writer:
@@ -96,30 +89,30 @@ def test_rows_of_other_entries_are_not_used(tmp_path: Path, opened: list[str]) -
             writer.write(name, table)
         writer.publish({})
     opened.clear()
-    found = _bytes(lake)
+    found = pair_bytes(lake)
     assert _entries(opened) == ["part-0000-000000.parquet"]
-    assert found == _bytes(random_lake(tmp_path / "b", RANDOM_RUN, changed + TOKENS[25:], complete=False))
+    assert found == pair_bytes(random_lake(tmp_path / "b", RANDOM_RUN, changed + TOKENS[25:], complete=False))
 
 
 @pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: b"x" * 4096])
 def test_damaged_rows_are_made_again(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
     lake = random_lake(tmp_path, RANDOM_RUN, TOKENS, complete=False)
-    expected = _bytes(lake)
+    expected = pair_bytes(lake)
     path = rows.rows_folder(lake, RANDOM_RUN) / "0000-000001.arrow"
     path.write_bytes(damage(path.read_bytes()))
-    assert _bytes(lake) == expected
+    assert pair_bytes(lake) == expected
 
 
 @pytest.mark.parametrize("min_abs", [0.0, 0.02])
 def test_strips_and_batches_do_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, min_abs: float) -> None:
     """One strip or one for each output latent, record batches of everything or of a row: the same bytes."""
     lake = random_lake(tmp_path / "a", RANDOM_RUN, TOKENS, min_abs, complete=False)
-    expected = _bytes(lake)
+    expected = pair_bytes(lake)
     monkeypatch.setattr(build, "_CELLS", 1)
-    assert _bytes(lake) == expected
+    assert pair_bytes(lake) == expected
     monkeypatch.setattr(sorting, "_BATCH_ENTRIES", 1)
     monkeypatch.setattr(adding, "_ADDED_ENTRIES", 2)
-    assert _bytes(random_lake(tmp_path / "b", RANDOM_RUN, TOKENS, min_abs, complete=False)) == expected
+    assert pair_bytes(random_lake(tmp_path / "b", RANDOM_RUN, TOKENS, min_abs, complete=False)) == expected
 
 
 @pytest.mark.parametrize("min_abs", [0.0, 0.02])
@@ -150,7 +143,7 @@ def test_equals_a_dense_accumulation(tmp_path: Path, min_abs: float) -> None:
 def test_a_finished_run_stays_without_work_folder(tmp_path: Path) -> None:
     lake = random_lake(tmp_path, RANDOM_RUN, TOKENS, complete=False)
     finish(lake, RANDOM_RUN, config_of(name="random"))
-    _bytes(lake)
+    pair_bytes(lake)
     assert not lake.work_folder(RANDOM_RUN).exists()
 
 
