@@ -331,7 +331,7 @@ class MartsConfig(Group):
         default=(0.0, 1e-6, 1e-5, 1e-4, 1e-3, 5e-3, 1e-2, 2e-2, 1e-1, 1.0),
         max_length=100,
         description="ascending |J| for `threshold_counts`: `threshold_fractions` and `convergence` take about a second "
-        "for these, and for others read all entries; empty: no such table",
+        "for these, and for others read all entries, as do shares of pairs in `run_figures`; empty: no such table",
     )
 
     @field_validator("thresholds")

@@ -1,5 +1,6 @@
 -- question: What are the main figures of a run?
--- reads: runs, token_sparsity, count_above, pair_means, pair_share_reach, causal_bins, function_shapes
+-- reads: runs, token_sparsity, count_above, threshold_counts, counted, pair_means, pair_share_reach, causal_bins,
+--   function_shapes
 -- parameters:
 --   of_run VARCHAR - the run
 --   above DOUBLE[] - ascending thresholds of |J|
@@ -68,13 +69,31 @@ entries_above AS (
     GROUP BY t.threshold
 ),
 
+needed AS (
+    SELECT NOT coalesce(counted(of_run, 'active', above), FALSE) AS from_pairs
+),
+
+held AS (
+    SELECT
+        threshold,
+        pairs_mean_all_tokens,
+        pairs_max
+    FROM threshold_counts
+    WHERE
+        run_id IN (SELECT of_run)
+        AND scope = 'active'
+        AND part = 1
+        AND left_out = -1
+        AND NOT (SELECT needed.from_pairs FROM needed)
+),
+
 pair_bins AS (
     SELECT
         histogram(p.mean_abs_all_tokens, t.edges) AS mean_bins,
         histogram(p.max_abs::DOUBLE, t.edges) AS max_bins
     FROM pair_means AS p
     CROSS JOIN (SELECT any_value(thresholds.edges) AS edges FROM thresholds) AS t
-    WHERE p.run_id IN (SELECT of_run) AND p.scope = 'active'
+    WHERE p.run_id IN (SELECT of_run) AND p.scope = 'active' AND (SELECT needed.from_pairs FROM needed)
 ),
 
 pairs_above AS (
@@ -83,13 +102,14 @@ pairs_above AS (
         unnest(['share_of_pairs_mean_above', 'share_of_pairs_max_above']) AS statistic,
         t.threshold,
         unnest([
-            count_above(p.mean_bins, t.threshold) / nullif(r.n_out_latents * r.n_in_latents, 0),
-            count_above(p.max_bins, t.threshold) / nullif(r.n_out_latents * r.n_in_latents, 0)
-        ]) AS measured,
+            coalesce(h.pairs_mean_all_tokens, count_above(p.mean_bins, t.threshold)),
+            coalesce(h.pairs_max, count_above(p.max_bins, t.threshold))
+        ]) / nullif(r.n_out_latents * r.n_in_latents, 0) AS measured,
         unnest([i.mean_reach, i.max_reach]) AS reach
     FROM pair_bins AS p
     CROSS JOIN thresholds AS t
     INNER JOIN runs AS r ON r.run_id IN (SELECT of_run)
+    LEFT JOIN held AS h ON t.threshold = h.threshold
     LEFT JOIN pair_share_reach(of_run, above, 20, 1) AS i ON t.threshold = i.threshold  -- noqa: RF02
 ),
 

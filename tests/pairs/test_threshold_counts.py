@@ -25,6 +25,8 @@ from jacobian_core.sql.reports import run_report
 from jacobian_core.sql.warehouse import connect
 from tests.sql.lakes import (
     CONFIG,
+    N_IN,
+    N_OUT,
     RANDOM_RUN,
     Token,
     config_of,
@@ -189,6 +191,52 @@ def test_other_thresholds_and_batches_are_read_from_entries(tmp_path: Path) -> N
                 rows, expected = (run_report(each, report, asked).to_pylist() for each in (one, other))
                 for row, wanted in zip(rows, expected, strict=True):
                     assert row == _close(wanted), (asked, report)
+
+
+@pytest.mark.parametrize("case", ["random", "ties", "few documents"])
+def test_shares_of_pairs_of_whole_runs(tmp_path: Path, case: str) -> None:
+    """`run_figures` and both sides of `compare_runs`: from the mart, for thresholds that it lacks, and without it."""
+    tokens, thresholds = CASES[case]
+    lake, other_run = random_lake(tmp_path, RANDOM_RUN, tokens, complete=False), "random-000000000002"
+    finish(lake, RANDOM_RUN, config_of(name="random"), marts(lake, RANDOM_RUN, thresholds))
+    random_lake(tmp_path, other_run, tokens, complete=False)
+    finish(lake, other_run, config_of(name="random"), marts(lake, other_run, ()))
+    asked = [thresholds[1:3], [*thresholds[:2], 0.0123]]
+    with connect(lake) as connection:
+        for some in asked:
+            given = {"thresholds": list(some), "run_a": RANDOM_RUN, "run_b": other_run}
+            rows = run_report(connection, "compare_runs", given).to_pylist()
+            by_definition = _expected(tokens, some)
+            for threshold in some:
+                _, mean, largest = by_definition[1, -1, threshold]
+                for statistic, pairs in (("mean", mean), ("max", largest)):
+                    row = _shares(rows)[f"share_of_pairs_{statistic}_above", threshold]
+                    assert row["run_a"] == row["run_b"] == pairs / (N_IN * N_OUT)
+
+
+def test_shares_of_pairs_come_from_where_they_are_held(tmp_path: Path) -> None:
+    """Counts that are one too many show in the figures; without `pair_stats`, only thresholds that are held stay."""
+    lake = random_lake(tmp_path, RANDOM_RUN, CASES["random"][0])
+    held, lacking = {"thresholds": [0.001]}, {"thresholds": [0.0123]}
+    key, other = ("share_of_pairs_max_above", 0.001), ("share_of_pairs_max_above", 0.0123)
+    with connect(lake) as connection:
+        before = [_shares(run_report(connection, "run_figures", asked).to_pylist()) for asked in (held, lacking)]
+        connection.execute("CREATE TABLE counts AS FROM threshold_counts")
+        connection.execute("CREATE TABLE sums AS FROM pair_stats")
+        connection.execute("CREATE OR REPLACE VIEW pair_stats AS FROM sums LIMIT 0")
+        after = [_shares(run_report(connection, "run_figures", asked).to_pylist()) for asked in (held, lacking)]
+        connection.execute(
+            "CREATE OR REPLACE VIEW threshold_counts AS SELECT * REPLACE (pairs_max + 1 AS pairs_max) FROM counts"
+        )
+        wrong = _shares(run_report(connection, "run_figures", held).to_pylist())
+    assert after[0][key] == before[0][key]
+    assert (after[1][other]["measured"], before[1][other]["measured"] > 0) == (0, True)
+    assert wrong[key]["measured"] == pytest.approx(before[0][key]["measured"] + 1 / (N_IN * N_OUT))
+
+
+def _shares(rows: list[dict[str, Any]]) -> dict[tuple[str, float], dict[str, Any]]:
+    """The rows of shares of pairs, by statistic and threshold."""
+    return {(r["statistic"], r["threshold"]): r for r in rows if r["statistic"].startswith("share_of_pairs")}
 
 
 def test_means_of_other_denominators(tmp_path: Path) -> None:
