@@ -76,10 +76,7 @@ def compute(run: RunRef, block_id: str) -> BlockResult:
     """One block: activations, codes, Jacobian entries, published parts."""
     from jacobian_core import pipeline
 
-    done = pipeline.compute_block(run, block_id)
-    if done.fresh:
-        pipeline.gather_pairs(run, block_id)
-    return done
+    return pipeline.compute_and_gather(run, block_id)
 
 
 def open_groups(run: RunRef) -> list[GroupRef]:

@@ -223,21 +223,24 @@ def compute_block(run: RunRef, block_id: str) -> BlockResult:
     )
 
 
+def compute_and_gather(run: RunRef, block_id: str) -> BlockResult:
+    """`compute_block`, and `gather_pairs` where it was not done before: all that is to do for a block."""
+    done = compute_block(run, block_id)
+    if done.fresh:
+        gather_pairs(run, block_id)
+    return done
+
+
 def compute_blocks(run: RunRef, block_ids: Sequence[str], gather: bool = True) -> Iterator[BlockResult]:
     """Compute staged blocks: they take turns with the cores; while one is still written, the next one is computed.
 
-    With `gather` fresh ones are sorted by pair too (`gather_pairs`). Raises what these raise, in its place.
+    With `gather` as `compute_and_gather`. Raises what that raises, in its place.
     """
     from concurrent.futures import ThreadPoolExecutor
 
-    def whole(block_id: str) -> BlockResult:
-        done = compute_block(run, block_id)
-        if gather and done.fresh:
-            gather_pairs(run, block_id)
-        return done
-
+    step = compute_and_gather if gather else compute_block
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        yield from in_order(pool, whole, block_ids, _AT_ONCE - 1)
+        yield from in_order(pool, lambda block_id: step(run, block_id), block_ids, _AT_ONCE - 1)
 
 
 def gather_pairs(run: RunRef, block_id: str) -> None:

@@ -8,6 +8,7 @@ import time
 import pytest
 import torch
 
+from jacobian_core.one_thread import one_thread_each
 from jacobian_core.work.crew import Crew
 
 
@@ -62,6 +63,22 @@ def test_each_thread_computes_alone_and_the_setting_comes_back() -> None:
         torch.set_num_threads(before)
 
 
+def test_the_setting_comes_back_with_the_last_of_several() -> None:
+    """Whoever leaves first, and had found it otherwise, does not set it back while another is at work."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        first, second = one_thread_each(), one_thread_each()
+        first.__enter__()
+        second.__enter__()
+        first.__exit__(None, None, None)
+        assert torch.get_num_threads() == 1
+        second.__exit__(None, None, None)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_work_is_done_beside_the_caller() -> None:
     names = set(Crew(2).map(lambda _: threading.current_thread().name, range(8)))
     assert threading.current_thread().name not in names
@@ -69,6 +86,7 @@ def test_work_is_done_beside_the_caller() -> None:
 
 FORKING = """
 import os, signal
+from jacobian_core.one_thread import one_thread_each
 from jacobian_core.work.crew import Crew
 
 crew = Crew(2)

@@ -15,41 +15,14 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
 
+from jacobian_core.one_thread import one_thread_each
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-
-
-class _OneThreadEach:
-    """torch's threads of an operation set to 1 while any crew is at work in this process, and then back.
-
-    The setting is one of each thread, but for MKL, where it is the process's.
-    """
-
-    def __init__(self) -> None:
-        self._lock, self._users, self._before = threading.Lock(), 0, 1
-
-    @contextmanager
-    def __call__(self) -> Iterator[None]:
-        with self._lock:
-            if self._users == 0:
-                self._before = torch.get_num_threads()
-            self._users += 1
-            torch.set_num_threads(1)
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._users -= 1
-                if self._users == 0:
-                    torch.set_num_threads(self._before)
-
-
-_one_thread_each = _OneThreadEach()
 
 
 class Turn:
@@ -111,7 +84,7 @@ class Crew:
         """
         waiting: deque[Future[Result]] = deque()
         left, pool = deque(items), self._pool()
-        with _one_thread_each():
+        with one_thread_each():
             try:
                 while left or waiting:
                     while left and len(waiting) <= self.size:

@@ -66,10 +66,7 @@ class FakePipeline:
             tokens=BLOCK_TOKENS * len(blocks), skipped={"empty": 1},
         )  # fmt: skip
 
-    def gather_pairs(self, run: Any, block_id: str) -> None:
-        """Speeds up the end; the flow decides nothing by it."""
-
-    def compute_block(self, run: Any, block_id: str) -> Any:
+    def compute_and_gather(self, run: Any, block_id: str) -> Any:
         with self._lock:
             self._computing += 1
             self.most_computing = max(self.most_computing, self._computing)
