@@ -301,10 +301,11 @@ class ComputeConfig(Group):
     threads: int | None = Field(
         default=None, ge=1, description="CPU threads, each of which works on chunks of its own; null: all cores"
     )
-    encoder: Literal["auto", "exact", "bfloat16"] = Field(
+    encoder: Literal["auto", "exact", "bfloat16", "int8"] = Field(
         default="auto",
         description="in which precision a TopK encoder looks for candidates: 'exact', the SAE's own; 'bfloat16'; "
-        "'auto', the quicker one here; the codes are the same, bit by bit, as scores of the SAE's precision decide",
+        "'int8' (or bfloat16 if it needs too many); 'auto', the quickest here; the codes are the same, bit by bit, as "
+        "scores of the SAE's precision decide",
     )
     forward_batch_tokens: int = Field(
         default=2048,

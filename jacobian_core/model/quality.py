@@ -89,8 +89,8 @@ def refuse_wrong_search(sandwich: Sandwich, x: Float[Tensor, "tokens d_in"]) -> 
         quick, slow = getattr(found, side), getattr(expected, side)
         if not (torch.equal(quick.index, slow.index) and torch.equal(quick.value, slow.value)):
             raise ModelError(
-                f"the SAE of the {side} gives other codes if its candidates are found in bfloat16.",
-                "This machine's bfloat16 products are not what they should be: set compute.encoder to 'exact'.",
+                f"the SAE of the {side} gives other codes if its candidates are found in a low precision.",
+                "This machine's low-precision products are not what they should be: set compute.encoder to 'exact'.",
             )
 
 

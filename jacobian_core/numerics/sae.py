@@ -29,7 +29,7 @@ from jacobian_core.numerics.search import TopKSearch, quickest_dtype
 InputNorm = Literal["none", "layer_norm", "constant_norm_rescale"]
 LAYER_NORM_EPS = 1e-5
 
-SearchPrecision = Literal["auto", "exact", "bfloat16"]
+SearchPrecision = Literal["auto", "exact", "bfloat16", "int8"]
 
 
 @dataclass(frozen=True)
@@ -79,10 +79,12 @@ class Dictionary:
         return TopKSearch(self.W_enc, self.b_enc, self.selection.k, self.search_dtype)
 
     def searched_in(self, precision: SearchPrecision) -> Dictionary:
-        """The same SAE, its top k looked for in its own precision, in bfloat16, or in the quicker one of the two."""
+        """The same SAE, its top k looked for in its own precision, in a lower one, or in the quickest of them."""
         if not isinstance(self.selection, TopK) or precision == "exact":
             return replace(self, search_dtype=None)
-        return replace(self, search_dtype=torch.bfloat16 if precision == "bfloat16" else quickest_dtype(self.W_enc))
+        if precision == "auto":
+            return replace(self, search_dtype=quickest_dtype(self.W_enc, self.selection.k))
+        return replace(self, search_dtype=torch.int8 if precision == "int8" else torch.bfloat16)
 
     def normalise(self, x: Float[Tensor, "tokens d"]) -> tuple[Float[Tensor, "tokens d"], TokenNorm | None]:
         """What the encoder reads of `x`, and how to undo it; sae_lens's run-time activation norms."""

@@ -14,12 +14,15 @@ from torch import Tensor
 from jacobian_core.errors import ModelError
 from jacobian_core.model.quality import refuse_wrong_search
 from jacobian_core.numerics import search
+from jacobian_core.numerics.bounds import ROOM, unit
 from jacobian_core.numerics.codes import Codes, select_top_k
+from jacobian_core.numerics.dots import _gathered, dots
+from jacobian_core.numerics.integer_bounds import IntegerBounds, IntegerProduct
 from jacobian_core.numerics.largest import sieve
 from jacobian_core.numerics.search import TopKSearch
 from tests.numerics.helpers import random_sandwich, to_float32
 
-DTYPES = [torch.bfloat16, torch.float32]
+DTYPES = [torch.int8, torch.bfloat16, torch.float32]
 
 
 def encoder(seed: int, d: int, n: int, spread: float = 0.4) -> tuple[Tensor, Tensor]:
@@ -35,6 +38,13 @@ def exhaustive(W: Tensor, b: Tensor, k: int, x: Tensor) -> Codes:
 
 def same(a: Codes, b: Codes) -> bool:
     return all(torch.equal(getattr(a, name), getattr(b, name)) for name in ("index", "value", "margin"))
+
+
+def upper(finder: TopKSearch, x: Tensor) -> Tensor:
+    """The bounds as the search takes them: scaled, and their last rounding allowed for."""
+    bounded = finder.bounds.of(x)
+    values = bounded.values.double() * bounded.scale[:, None]
+    return values + values.abs() * unit(bounded.values.dtype) * ROOM + search._TINY
 
 
 def check(W: Tensor, b: Tensor, k: int, x: Tensor) -> None:
@@ -89,10 +99,10 @@ def test_edges(change: str) -> None:
     levels=st.integers(1, 6),
 )
 def test_adversarial_bounds(seed: int, d: int, n: int, exponent: int, levels: int) -> None:
-    """Vectors just off bfloat16's grid, on few levels: rounding errors all point one way, and many scores tie."""
+    """Vectors just off a precision's grid, on few levels: rounding errors all point one way, and many scores tie."""
     g = torch.Generator().manual_seed(seed)
     k = 1 + seed % min(n, 12)
-    off_grid = 1 + 2.0**-9 * (1 - 2.0**-6)
+    off_grid = (1 + 2.0**-9 * (1 - 2.0**-6), 1.49 / 127)[seed % 2]
 
     def draw(*shape: int) -> Tensor:
         return torch.randint(-levels, levels + 1, shape, generator=g).float() * off_grid
@@ -110,9 +120,7 @@ def test_bounds_are_bounds(seed: int, d: int, spread: float) -> None:
     every = torch.arange(257).expand(7, -1)
     for dtype in DTYPES:
         finder = TopKSearch(W, b, 4, dtype)
-        bound = finder._product(finder._bounding_inputs(x)).double()
-        allowed = bound + bound.abs() * torch.finfo(dtype).eps / 2 * search._ROOM + search._TINY
-        assert (finder.scores(x, every).double() <= allowed).all()
+        assert (finder.scores(x, every).double() <= upper(finder, x)).all()
 
 
 def test_scores_do_not_depend_on_the_tokens_beside_them() -> None:
@@ -137,6 +145,82 @@ def test_narrow_searches_are_widened_and_counted() -> None:
     assert 0 < finder.widened <= 30
 
 
+def test_wide_bounds_give_way_to_narrower_ones() -> None:
+    """One input is a thousand times the others: whole numbers see nothing else."""
+    W, b = encoder(14, 64, 3000)
+    x = torch.randn(64, 64, generator=torch.Generator().manual_seed(15))
+    x[:, 0] = 1000
+    W[0] = 1e-3
+    finder = TopKSearch(W, b, 8, torch.int8)
+    for _ in range(12):
+        assert same(finder.encode(x), exhaustive(W, b, 8, x))
+    assert finder.dtype in (torch.bfloat16, torch.float32)
+    usual = TopKSearch(*encoder(14, 64, 3000), 8, torch.int8)
+    for _ in range(12):
+        usual.encode(torch.randn(64, 64, generator=torch.Generator().manual_seed(15)))
+    assert usual.dtype == torch.int8
+
+
+@pytest.mark.parametrize("d", [1, 5, 64, 530])
+def test_whole_products_are_exact(d: int) -> None:
+    """The packed product is the plain one, and that is rounded once; the extremes would overflow sums of 16 bits."""
+    g = torch.Generator().manual_seed(d)
+    p = torch.randint(-127, 128, (70, d), dtype=torch.int8, generator=g)
+    p[:3] = torch.tensor([127, -127, 0], dtype=torch.int8)[:, None]
+    q = torch.randint(0, 256, (9, d), dtype=torch.uint8, generator=g)
+    q[:2] = torch.tensor([255, 0], dtype=torch.uint8)[:, None]
+    scale = torch.rand(70, generator=g) + 0.5
+    expected = ((q.long() - 128) @ p.long().T).float().mul(scale).bfloat16()
+    assert torch.equal(IntegerProduct(p, scale)(q), expected)
+    assert torch.equal(IntegerProduct.of(p, scale)(q), expected)
+    assert not torch.equal(IntegerProduct.of(p, scale)(q.flip(0)), expected)
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 2**31), d=st.integers(1, 60), bias=st.sampled_from([0.0, 1e-9, 1.0, 1e6]))
+def test_lengths_fit_their_columns(seed: int, d: int, bias: float) -> None:
+    """No length of a token is cut off: its columns add up to it, up to their rounding."""
+    g = torch.Generator().manual_seed(seed)
+    W = torch.randn(30, d, generator=g) * 10.0 ** torch.randint(-6, 6, (30, 1), generator=g)
+    finder = IntegerBounds(W, bias * torch.randn(30, generator=g))
+    x = torch.cat([torch.randn(5, d, generator=g), torch.full((1, d), 0.4), torch.ones(1, d), torch.zeros(1, d)])
+    inputs, scale = finder.inputs(x)
+    width = d + finder._biased
+    whole = inputs.double() - 128
+    exact = torch.cat([x.double(), torch.full((len(x), finder._biased), finder._constant)], 1) / scale[:, None]
+    missed = (exact - whole[:, :width]).norm(dim=1) * finder._length_unit
+    length = exact.norm(dim=1) * finder._missed_unit
+    for needed, columns in (
+        (missed, whole[:, width : width + finder._missed_columns]),
+        (length, whole[:, width + finder._missed_columns :]),
+    ):
+        assert (columns.sum(1) >= needed * (1 - 1e-6)).all()
+        assert columns[:, -1].max() < 127  # room is left: what is added up is the length, not the columns' limit
+
+
+class TestDots:
+    """Dot products at a pattern against the definition, and whatever else is asked for."""
+
+    g = torch.Generator().manual_seed(16)
+    x, weights = torch.randn(9, 33, generator=g), torch.randn(70_000, 33, generator=g)
+    token = torch.randint(0, 9, (500,), generator=g)
+    latent = torch.cat([torch.randint(0, 70_000, (400,), generator=g), torch.arange(100)])
+
+    def test_are_dot_products(self) -> None:
+        expected = (self.x[self.token].double() * self.weights[self.latent].double()).sum(1)
+        for function in (dots, _gathered):
+            found = function(self.x, self.weights, self.token, self.latent)
+            assert (found.double() - expected).abs().max() < 1e-5
+            shifted = function(self.x, self.weights, self.token, self.latent.roll(1))
+            assert (shifted.double() - expected).abs().max() > 1
+
+    def test_do_not_depend_on_the_others(self) -> None:
+        whole = dots(self.x, self.weights, self.token, self.latent)
+        for part in (slice(0, 1), slice(7, 300), slice(490, None)):
+            assert torch.equal(dots(self.x, self.weights, self.token[part], self.latent[part]), whole[part])
+        assert len(dots(self.x, self.weights, self.token[:0], self.latent[:0])) == 0
+
+
 class TestTheComparisonNotices:
     """Siblings: what would be wrong does fail."""
 
@@ -146,7 +230,7 @@ class TestTheComparisonNotices:
     def test_selecting_by_the_low_precision(self) -> None:
         """The product's own values pick other latents, so the scoring is needed."""
         finder = TopKSearch(self.W, self.b, 16, torch.bfloat16)
-        product = finder._product(finder._bounding_inputs(self.x)).float()
+        product = finder.bounds.of(self.x).values.float()
         every = torch.arange(4000).expand(200, -1)
         assert not torch.equal(
             select_top_k(product, 16, every, 4000)[0].index, exhaustive(self.W, self.b, 16, self.x).index
@@ -155,21 +239,49 @@ class TestTheComparisonNotices:
     def test_bounds_without_their_errors(self) -> None:
         """Without the columns of errors, bounds fall below scores."""
         finder = TopKSearch(self.W, self.b, 16, torch.bfloat16)
-        inputs = finder._bounding_inputs(self.x)
+        inputs = finder.bounds.inputs(self.x)
         inputs[:, -2:] = 0
         every = torch.arange(4000).expand(200, -1)
-        assert (finder._product(inputs).double() * (1 + 2.0**-8) < finder.scores(self.x, every)).any()
+        assert (finder.bounds.product(inputs).double() * (1 + 2.0**-8) < finder.scores(self.x, every)).any()
 
-    def test_a_machine_with_wrong_products_is_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    @pytest.mark.parametrize("side", ["token", "latent"])
+    def test_whole_numbers_without_the_error_of_a_side(self, side: str) -> None:
+        """Either side's rounding can all point one way: its column is needed, and is enough."""
+        W, x = torch.full((64, 300), 127.0), torch.full((1, 64), 127.0)
+        (x.T if side == "token" else W)[1:] = 10.49
+        finder = TopKSearch(W, torch.zeros(300), 4, torch.int8)
+        score = finder.scores(x, torch.zeros(1, 1, dtype=torch.long)).item()
+        assert upper(finder, x).min() >= score
+        inputs, scale = finder.bounds.inputs(x)
+        inputs[:, 64:65] = 128 if side == "token" else inputs[:, 64:65]
+        inputs[:, 65:] = 128 if side == "latent" else inputs[:, 65:]
+        assert finder.bounds.product(inputs).double().max() * scale.item() * (1 + 2.0**-7) < score
+
+    @pytest.mark.parametrize("share", [0.0, 0.5])
+    def test_a_wrong_bound_selects_wrong_codes(self, share: float, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Bounds that are too low for half of the latents are noticed by the comparison."""
+        finder = TopKSearch(self.W, self.b, 16, torch.int8)
+        assert same(finder.encode(self.x), exhaustive(self.W, self.b, 16, self.x))
+        right = finder.bounds.product
+
+        def wrong(inputs: Tensor) -> Tensor:
+            values = right(inputs)
+            values[:, ::2] *= share
+            return values
+
+        monkeypatch.setattr(finder.bounds, "product", wrong)
+        assert not same(finder.encode(self.x), exhaustive(self.W, self.b, 16, self.x))
+
+    @pytest.mark.parametrize("precision", ["bfloat16", "int8"])
+    def test_a_machine_with_wrong_products_is_refused(self, precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
         exact = to_float32(random_sandwich(d_in=16, d_mlp=32, d_out=16, n=(900, 800)))
-        quick = replace(
-            exact, inputs=exact.inputs.searched_in("bfloat16"), outputs=exact.outputs.searched_in("bfloat16")
-        )
+        quick = replace(exact, inputs=exact.inputs.searched_in(precision), outputs=exact.outputs.searched_in(precision))
         x = torch.randn(20, 16, generator=torch.Generator().manual_seed(1))
         refuse_wrong_search(quick, x)
         refuse_wrong_search(exact, x)
-        right = quick.inputs.search._product
-        monkeypatch.setattr(quick.inputs.search, "_product", lambda rows: right(rows).roll(1, 1))
+        bounds = quick.inputs.search.bounds
+        right = bounds.product
+        monkeypatch.setattr(bounds, "product", lambda rows: right(rows).roll(1, 1))
         with pytest.raises(ModelError, match=r"set compute\.encoder to 'exact'"):
             refuse_wrong_search(quick, x)
 
@@ -195,5 +307,6 @@ def test_not_finite_is_refused() -> None:
     for bad in (torch.inf, torch.nan):
         x = torch.ones(2, 8)
         x[1, 3] = bad
-        with pytest.raises(FloatingPointError):
-            TopKSearch(W, b, 4, torch.bfloat16).encode(x)
+        for dtype in DTYPES:
+            with pytest.raises(FloatingPointError):
+                TopKSearch(W, b, 4, dtype).encode(x)
