@@ -11,11 +11,12 @@ from typing import get_args
 import torch
 
 from benchmarks.gpu_sandwich import Size, inputs, random_sandwich, with_kernels
-from jacobian_core.numerics.all_inputs import Accumulator, Partial
+from jacobian_core.numerics.all_inputs import Accumulator
 from jacobian_core.numerics.collect import HostCollector
 from jacobian_core.numerics.coo import Entries, Thresholds
 from jacobian_core.numerics.gpu.choice import AGREEMENT, disagreement
 from jacobian_core.numerics.gpu.compaction import DeviceCollector
+from jacobian_core.numerics.partial_sums import Partial
 from jacobian_core.numerics.precision import TOLERANCE, Precision
 from jacobian_core.numerics.sandwich import Sandwich
 

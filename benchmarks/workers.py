@@ -26,7 +26,7 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 if TYPE_CHECKING:
-    from jacobian_core.pipeline import RunRef
+    from jacobian_core.step_values import RunRef
 
 _GEMM_CALLS = 40
 

@@ -145,10 +145,10 @@ def runs(lake: Lake = DEFAULT_LAKE, json: Json = False) -> None:
     """
     from flows.output import plain
     from flows.progress import short
-    from jacobian_core import pipeline
     from jacobian_core.lake.layout import Lake as OpenLake
+    from jacobian_core.sql.run_list import list_runs
 
-    found = [plain(info) for info in pipeline.list_runs(str(OpenLake.open(lake).root))]
+    found = [plain(info) for info in list_runs(OpenLake.open(lake))]
     if json:
         return say_json(found)
     for row in found:

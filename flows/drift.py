@@ -19,8 +19,8 @@ from jacobian_core.artifact.redact import redact
 from jacobian_core.lake.paths import LakePath, lake_path
 
 if TYPE_CHECKING:
-    from jacobian_core.pipeline import RunRef
     from jacobian_core.request.drift import Drift, DriftWatch
+    from jacobian_core.step_values import RunRef
 
 log = logging.getLogger(__name__)
 

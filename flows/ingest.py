@@ -19,8 +19,8 @@ from jacobian_core.config import RunConfig
 from jacobian_core.errors import CorpusError
 
 if TYPE_CHECKING:
-    from jacobian_core.pipeline import ArtifactRef
     from jacobian_core.request.ingest import IngestPlan
+    from jacobian_core.step_values import ArtifactRef
 
 _UNREADABLE = 3
 """Batches with an unreadable shard after which a firing gives up."""

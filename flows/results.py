@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from jacobian_core.page.write import WrittenPage
-    from jacobian_core.pipeline import ArtifactRef, QualityReport, RunRef
+    from jacobian_core.step_values import ArtifactRef, QualityReport, RunRef
 
 RUN_REPORTS = ("threshold_fractions", "mean_max_aggregates", "sparsity", "convergence", "data_quality")
 """Reports that every run ends with."""

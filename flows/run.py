@@ -26,7 +26,7 @@ from jacobian_core.config import RunConfig
 from jacobian_core.lake.paths import lake_path
 
 if TYPE_CHECKING:
-    from jacobian_core.pipeline import BlockRef, BlockResult, RunRef
+    from jacobian_core.step_values import BlockRef, BlockResult, RunRef
 
 FAILURES = 3
 """Failed blocks after which a run submits no more."""

@@ -31,7 +31,7 @@ from jacobian_core.errors import JacobianFlowsError
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun
 
-    from jacobian_core.pipeline import RunRef
+    from jacobian_core.step_values import RunRef
 
 _THREADS: Any = ThreadPoolTaskRunner(max_workers=runners.ONE_DEVICE)
 _POLL_SECONDS = 1.0

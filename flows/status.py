@@ -84,13 +84,12 @@ def read_status(lake: LakePath) -> Status:
 def _lake_runs(root: LakePath) -> list[LakeRunLine]:
     from jacobian_core.lake.files import is_file
     from jacobian_core.lake.layout import Lake
-    from jacobian_core.pipeline import list_runs
+    from jacobian_core.sql.run_list import list_runs
 
-    lake = Lake(root)
-    if not is_file(lake.description_path):
+    if not is_file(Lake(root).description_path):
         return []
-    lines = []
-    for run in list_runs(str(root)):
+    lake, lines = Lake.open(root), []
+    for run in list_runs(lake):
         request = None if run.state == "complete" else lake.request(run.run_id)
         if request is not None:
             corpus: Any = request.config.get("corpus") or {}

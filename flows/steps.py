@@ -17,7 +17,7 @@ from jacobian_core.config import RunConfig
 from jacobian_core.lake.paths import lake_path
 
 if TYPE_CHECKING:
-    from jacobian_core.pipeline import (
+    from jacobian_core.step_values import (
         ArtifactRef,
         BlockResult,
         CursorRef,

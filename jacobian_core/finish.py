@@ -23,7 +23,7 @@ from jacobian_core.pairs.sorting import forget_rows
 from jacobian_core.sql.warehouse_file import build_warehouse
 
 if TYPE_CHECKING:
-    from jacobian_core.pipeline import RunRef
+    from jacobian_core.step_values import RunRef
 
 _VERSIONED = ("jacobian-flows", "torch", "transformer-lens", "transformers", "sae-lens", "pyarrow", "duckdb", "numpy")
 

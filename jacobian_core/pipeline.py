@@ -1,130 +1,36 @@
 """The steps of a run as plain functions over small values: ids, paths and counts.
 
 Flows, the command line and `jacobian plan` call these and nothing below them. Every step can be repeated: the lake
-knows what is done. What is loaded for computing stays loaded in the process (`worker.py`).
+knows what is done. What is loaded for computing stays loaded in the process (`worker.py`). What goes from one step to
+the next is in `step_values.py`.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
 
 from jacobian_core.ahead import in_order
 from jacobian_core.config import RunConfig
-from jacobian_core.corpus.listing import Shard
 from jacobian_core.corpus.tokens import Cursor
 from jacobian_core.errors import LakeError
 from jacobian_core.lake.layout import Lake
 from jacobian_core.resources import cache_folder
-
-if TYPE_CHECKING:
-    from jacobian_core.request.plan import Plan
-
-ShardRef = Shard
-CursorRef = Cursor
+from jacobian_core.step_values import (
+    ArtifactRef,
+    BlockResult,
+    CursorRef,
+    GroupRef,
+    QualityReport,
+    RunRef,
+    RunSummary,
+    ShardRef,
+    StagedBatch,
+)
 
 _gathering = threading.Lock()  # so that the entries of one block are in memory at a time
 _AT_ONCE = 3  # one computes, one is still written, one is loaded and waits
-
-
-@dataclass(frozen=True)
-class ArtifactRef:
-    """A fetched SAE artifact: where it lies, where it came from, what it is."""
-
-    folder: str
-    locator: str
-    digest: str
-
-
-@dataclass(frozen=True)
-class RunRef:
-    """A run that was begun: everything that a later step needs to know of it."""
-
-    run_id: str
-    lake: str
-    state: Literal["new", "resume", "done"]
-    shards: tuple[ShardRef, ...]
-    tokens_wanted: int | None
-    config: RunConfig
-    artifact: ArtifactRef
-    layer: int
-
-
-@dataclass(frozen=True)
-class QualityReport:
-    """FVU of both SAEs on the run's first tokens, and the proof that the MLP is what its weights say."""
-
-    fvu_in: float
-    fvu_out: float
-    tokens: int
-    mlp_error: float
-
-
-@dataclass(frozen=True)
-class BlockRef:
-    """A staged block."""
-
-    block_id: str
-    tokens: int
-
-
-@dataclass(frozen=True)
-class StagedBatch:
-    """Blocks that wait to be computed; `next_cursor` is None when the shard is finished."""
-
-    blocks: tuple[BlockRef, ...]
-    next_cursor: CursorRef | None
-    tokens: int
-    skipped: dict[str, int]
-
-
-@dataclass(frozen=True)
-class GroupRef:
-    """Staged blocks that are summed together (scope 'all_inputs')."""
-
-    group_id: str
-    block_ids: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class BlockResult:
-    """A finished block; `fresh` is False if it was done before."""
-
-    block_id: str
-    tokens: int
-    entries_total: int
-    entries_stored: int
-    bytes: int
-    seconds: dict[str, float]
-    fresh: bool
-
-
-@dataclass(frozen=True)
-class RunSummary:
-    """A finished run."""
-
-    run_id: str
-    tokens: int
-    entries_stored: int
-    bytes: int
-    seconds: dict[str, float]
-    manifest_path: str
-
-
-@dataclass(frozen=True)
-class RunInfo:
-    """One line of `jacobian runs`."""
-
-    run_id: str
-    state: Literal["complete", "in progress"]
-    tokens: int
-    entries_stored: int
-    bytes: int
-    blocks: int
-    created_utc: str | None
 
 
 def fetch_artifact(config: RunConfig) -> ArtifactRef:
@@ -305,36 +211,3 @@ def publish_run(run: RunRef, skipped: dict[str, int]) -> RunSummary:
         seconds=manifest.seconds,
         manifest_path=str(Lake(run.lake).manifest_path(run.run_id)),
     )
-
-
-def plan_run(config: RunConfig) -> Plan:
-    """What the run would cost; see `plan.plan_run`."""
-    from jacobian_core.request import plan
-
-    return plan.plan_run(config)
-
-
-def list_runs(lake: str) -> list[RunInfo]:
-    """Every run of a lake, finished or in progress."""
-    from jacobian_core.sql.run_facts import run_snapshot
-
-    found = Lake.open(lake)
-    infos = []
-    for run_id in found.runs():
-        run = run_snapshot(found, run_id)
-        if run is None:
-            continue
-        size = sum(part.bytes for parts in run.parts.values() for part in parts)
-        created = getattr(run.record, "created_utc", None)
-        infos.append(
-            RunInfo(
-                run_id=run_id,
-                state="complete" if run.complete else "in progress",
-                tokens=int(run.total("tokens")),
-                entries_stored=int(run.total("entries_stored")),
-                bytes=size,
-                blocks=len(run.blocks),
-                created_utc=created.isoformat(timespec="seconds") if created else None,
-            )
-        )
-    return infos

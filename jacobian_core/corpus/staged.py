@@ -20,11 +20,11 @@ from jacobian_core.corpus.tokens import Cursor, cut_blocks
 from jacobian_core.errors import ChangedShardError, CorpusError, LakeError
 from jacobian_core.lake.layout import Lake
 from jacobian_core.lake.runs import distrust_shard
-from jacobian_core.pipeline import BlockRef, StagedBatch
+from jacobian_core.step_values import BlockRef, StagedBatch
 from jacobian_core.work.groups import needs_staged
 
 if TYPE_CHECKING:
-    from jacobian_core.pipeline import RunRef
+    from jacobian_core.step_values import RunRef
 
 Blocks = Generator[tuple[TokenBlock, Cursor, SkipCounts], None, SkipCounts]
 

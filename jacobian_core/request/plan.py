@@ -21,8 +21,8 @@ from jacobian_core.config import RunConfig
 from jacobian_core.errors import CorpusError
 from jacobian_core.lake.layout import Lake
 from jacobian_core.lake.manifest import RunManifest
-from jacobian_core.pipeline import BlockResult, RunRef
 from jacobian_core.request.unit_costs import Merging, PairGrowth, UnitCosts
+from jacobian_core.step_values import BlockResult, RunRef
 
 _BLOCKS = 6
 """Blocks of the calibration; rates are those of the later half."""

@@ -12,7 +12,7 @@ from jacobian_core.artifact.sae_pair import describe_pair
 from jacobian_core.config import RunConfig
 from jacobian_core.errors import ArtifactError, LakeError
 from jacobian_core.lake.layout import Lake
-from jacobian_core.pipeline import ArtifactRef, RunRef
+from jacobian_core.step_values import ArtifactRef, RunRef
 
 
 def join_run(config: RunConfig, run_id: str, artifact: ArtifactRef) -> RunRef:

@@ -20,22 +20,15 @@ from jacobian_core.lake import files
 from jacobian_core.lake.layout import Lake
 from jacobian_core.lake.parts import PartWriter, PreparedPart
 from jacobian_core.lake.paths import LakePath
-from jacobian_core.numerics.all_inputs import (
-    Accumulator,
-    PairSums,
-    load_partial,
-    merge,
-    save_partial,
-    tile_rows,
-    units,
-)
+from jacobian_core.numerics.all_inputs import Accumulator, tile_rows, units
+from jacobian_core.numerics.partial_sums import PairSums, load_partial, merge, save_partial
 from jacobian_core.work.compute import StageSeconds
 from jacobian_core.work.tables import make_table
 from jacobian_core.work.worker import Worker, worker_for
 
 if TYPE_CHECKING:
     from jacobian_core.pairs.above import PairsAbove
-    from jacobian_core.pipeline import RunRef
+    from jacobian_core.step_values import RunRef
 
 log = logging.getLogger(__name__)
 

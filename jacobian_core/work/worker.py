@@ -45,7 +45,7 @@ from jacobian_core.work.crew import Crew
 from jacobian_core.work.transcoders import TranscoderComputer
 
 if TYPE_CHECKING:
-    from jacobian_core.pipeline import QualityReport, RunRef
+    from jacobian_core.step_values import QualityReport, RunRef
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from jacobian_core import gate, pipeline
+from jacobian_core import gate
 from jacobian_core.config import QualityConfig
 from jacobian_core.errors import LakeError
 from jacobian_core.lake.layout import Lake
@@ -18,6 +18,7 @@ from jacobian_core.lake.publish import BlockWriter, total_problems
 from jacobian_core.request.drift import DriftWatch, blocks_drift, blocks_fvu, run_drift, total_measures
 from jacobian_core.sql.checks import CheckResult
 from jacobian_core.sql.reports import run_report
+from jacobian_core.sql.run_list import list_runs
 from jacobian_core.sql.warehouse import connect
 from tests.lake.builders import CONFIG, IDENTITY, RUN, example_tables, write_run
 from tests.tiny import run_pipeline, tiny_config
@@ -184,7 +185,7 @@ def test_a_failed_check_stops_publication_and_the_next_attempt_continues(
     assert len(lake.markers(run_id)) > 1
     run = run_pipeline(config)
     assert lake.manifest(run.run_id) is not None
-    assert pipeline.list_runs(str(lake.root))[0].state == "complete"
+    assert list_runs(lake)[0].state == "complete"
 
 
 def test_a_run_above_the_limit_says_that_it_was_not_checked(

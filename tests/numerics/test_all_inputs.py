@@ -12,20 +12,8 @@ import torch
 from jacobian_core.config import AllInputsConfig
 from jacobian_core.errors import ConfigError
 from jacobian_core.numerics import reference
-from jacobian_core.numerics.all_inputs import (
-    GROUP_TOKENS,
-    Accumulator,
-    ExactSum,
-    PairSums,
-    Partial,
-    bound,
-    load_partial,
-    merge,
-    refuse_too_large,
-    save_partial,
-    tile_rows,
-    units,
-)
+from jacobian_core.numerics.all_inputs import GROUP_TOKENS, Accumulator, bound, refuse_too_large, tile_rows, units
+from jacobian_core.numerics.partial_sums import ExactSum, PairSums, Partial, load_partial, merge, save_partial
 from jacobian_core.numerics.sandwich import Sandwich
 from tests.numerics.helpers import random_sandwich, to_float32
 from tests.numerics.test_jacobian import reference_function

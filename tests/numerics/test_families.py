@@ -24,10 +24,11 @@ from jacobian_core.model.mlp_weights import read_mlp
 from jacobian_core.model.neurons import GatedNeurons
 from jacobian_core.model.quality import measure_fvu
 from jacobian_core.numerics import reference
-from jacobian_core.numerics.all_inputs import Accumulator, merge, units
+from jacobian_core.numerics.all_inputs import Accumulator, units
 from jacobian_core.numerics.codes import Threshold
 from jacobian_core.numerics.coo import Thresholds, to_entries
 from jacobian_core.numerics.interventions import change_latents
+from jacobian_core.numerics.partial_sums import merge
 from jacobian_core.numerics.sae import fold_sae
 from jacobian_core.numerics.sandwich import EvaluateAt, Sandwich
 from jacobian_core.numerics.strata import all_pairs

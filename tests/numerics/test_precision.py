@@ -12,7 +12,8 @@ import torch
 from jacobian_core.config import JacobianConfig, RunConfig
 from jacobian_core.model.activation_functions import GELU, SILU
 from jacobian_core.model.neurons import GatedNeurons
-from jacobian_core.numerics.all_inputs import Accumulator, merge, units
+from jacobian_core.numerics.all_inputs import Accumulator, units
+from jacobian_core.numerics.partial_sums import merge
 from jacobian_core.numerics.precision import TOLERANCE, Precision, as_bf16, as_tf32, exact_products, kept, operand
 from jacobian_core.numerics.sandwich import Sandwich
 from jacobian_core.request.identity import run_identity

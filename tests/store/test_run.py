@@ -10,12 +10,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from flows import results
-from jacobian_core import pipeline
 from jacobian_core.errors import QueryError
 from jacobian_core.lake.layout import Lake
 from jacobian_core.lake.paths import lake_path
 from jacobian_core.sql import store_access
 from jacobian_core.sql.reports import list_reports, run_report, run_sql
+from jacobian_core.sql.run_list import list_runs
 from jacobian_core.sql.warehouse import connect
 from tests.faults.compare import digests
 from tests.stand_ins.s3_server import S3Server
@@ -131,7 +131,7 @@ def test_reports_and_the_page_are_written_into_the_store(both: Both, store: S3Se
 
 
 def test_runs_are_listed(both: Both, store: S3Server) -> None:
-    one, other = (pipeline.list_runs(str(place)) for place in (both.local, both.stored))
+    one, other = (list_runs(Lake.open(place)) for place in (both.local, both.stored))
     assert [(i.run_id, i.state, i.tokens, i.bytes, i.blocks) for i in other] == [
         (i.run_id, i.state, i.tokens, i.bytes, i.blocks) for i in one
     ]

@@ -11,8 +11,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from jacobian_core.numerics.all_inputs import Accumulator, PairSums, bound, merge, tile_rows, units
+from jacobian_core.numerics.all_inputs import Accumulator, bound, tile_rows, units
 from jacobian_core.numerics.gpu import sums as sums_module
+from jacobian_core.numerics.partial_sums import PairSums, merge
 from jacobian_core.numerics.sandwich import Sandwich
 from jacobian_core.numerics.state import SandwichState
 from tests.numerics.gpu.devices import DEVICES, eager, moved_sandwich, moved_state
