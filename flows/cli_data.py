@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flows.cli_options import DEFAULT_LAKE, Json, Lake, Run
-from flows.output import say, say_json, say_table
+from flows.output import line_width, say, say_json, say_table, say_text
 from jacobian_core.lake.paths import LakePath, lake_path
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def sql(
     lake: Lake = DEFAULT_LAKE,
     json: Json = False,
 ) -> None:
-    """Run a SQL query over the lake; it only reads, unless `--write` allows more.
+    """Run a SQL query over the lake; without --write it only reads.
 
     Example: jacobian sql "SELECT run_id, count(*) AS entries FROM jacobian_entries GROUP BY run_id"
     """
@@ -113,7 +113,7 @@ def sql(
     if csv is None:
         from jacobian_core.sql.render import render
 
-        say(render(table))
+        say(render(table, width=line_width()))
     return None
 
 
@@ -152,6 +152,7 @@ def runs(lake: Lake = DEFAULT_LAKE, json: Json = False) -> None:
     if json:
         return say_json(found)
     for row in found:
+        del row["blocks"]
         row["bytes"] = short(row["bytes"], "B")
         row["created_utc"] = (row["created_utc"] or "")[:_MINUTES].replace("T", " ")
     return say_table("Runs", found)
@@ -180,7 +181,13 @@ def _list_reports(json: bool) -> None:
         }
         for info in list_reports()
     ]
-    say_json(rows) if json else say_table("Reports", rows)
+    if json:
+        return say_json(rows)
+    for row in rows:
+        say(row["report"])
+        for text in (row["question"], row["parameters"]):
+            say_text(text, "  ")
+    return None
 
 
 def _write_csv(table: pa.Table, path: Path) -> None:

@@ -23,7 +23,7 @@ def register(app: typer.Typer) -> None:
 
 
 def serve(profile: Profile = "demo", lake: Lake = DEFAULT_LAKE, port: Port = None, cpu_limit: CpuLimit = 2) -> None:
-    """Run server, deployments and workers on this machine until Ctrl-C.
+    """Run server, deployments and workers here until Ctrl-C.
 
     The ingest takes the next shard of the profile's corpus every hour. There is a worker for each GPU.
 
@@ -48,7 +48,7 @@ def worker(
     limit: Annotated[int, typer.Option(min=1, help="Flow runs that each worker takes at once.")] = 1,
     lake: Lake = DEFAULT_LAKE,
 ) -> None:
-    """Run workers on this machine until Ctrl-C: one, or one for each GPU.
+    """Run workers here until Ctrl-C: one, or one for each GPU.
 
     They serve the Prefect server of PREFECT_API_URL, or else the lake's own.
 
@@ -73,7 +73,9 @@ def deploy(
     pool: Annotated[str, typer.Option(help="The work pool that computes: cpu or gpu.")] = "cpu",
     json: Json = False,
 ) -> None:
-    """Create pools, queues, the crash rule and the deployments on the Prefect server.
+    """Create the deployments on the Prefect server.
+
+    With them come their pools and queues, and the rule that marks killed runs as crashed.
 
     Example: jacobian deploy --profile demo --lake lake --pool gpu
     """
@@ -97,7 +99,7 @@ def deploy(
 
 
 def status(lake: Lake = DEFAULT_LAKE, json: Json = False) -> None:
-    """Show the server, its workers, what runs and how far it is, and what failed last.
+    """Show server and workers, what runs, and what failed last.
 
     Example: jacobian status --lake lake
     """

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flows.cli_options import DEBUG, DEFAULT_LAKE, Json, Lake, LakeOfRun, Profile, Run, Settings, config_of
-from flows.output import note, say, say_json, say_table
+from flows.output import note, say, say_json, say_table, say_text
 from jacobian_core.lake.paths import LakePath, lake_path
 
 if TYPE_CHECKING:
@@ -24,7 +23,6 @@ _STOPPED = {signal.SIGINT: 130, signal.SIGTERM: 143}
 _SHOWN_REPORTS = ("threshold_fractions", "mean_max_aggregates", "sparsity")
 StopServer = Annotated[bool, typer.Option("--stop-server", help="Stop the local server at the end.")]
 _SHOWN_PAIRS = "10"
-_LINE = 100
 _SHOWN_SECONDS = 0.5  # of a step in `plan`
 
 
@@ -42,7 +40,7 @@ def run(
     stop_server: StopServer = False,
     json: Json = False,
 ) -> None:
-    """Analyse a corpus: from SAE pair and text to tables and reports.
+    """Analyse a corpus: text in, tables and reports out.
 
     The same command again does no new work; after an interruption it continues.
 
@@ -66,7 +64,7 @@ def analyse(
     stop_server: StopServer = False,
     json: Json = False,
 ) -> None:
-    """Analyse the text of an existing run again, with other settings.
+    """Analyse an existing run's text again, with other settings.
 
     It becomes a run of its own beside the first: same pair, model and text. Where neither the run nor --set says which
     latents to change, each is set to zero, and less by one, in a sample of pairs.
@@ -194,7 +192,8 @@ def _show_result(lake: LakePath, run_id: str, as_json: bool) -> None:
     offered = reports_of(lake, run_id)
     if ANSWER in offered:
         answer = answer_of(run_reports(lake, run_id, (ANSWER,)))
-        say(textwrap.fill(f"Do zeros in the Jacobian mean no causal connection? {answer}", _LINE) + "\n")
+        say_text(f"Do zeros in the Jacobian mean no causal connection? {answer}")
+        say("")
     shown = tuple(name for name in _SHOWN_REPORTS if name in offered)
     say_reports(run_reports(lake, run_id, shown, {"top": _SHOWN_PAIRS}))
     for key, value in facts.items():

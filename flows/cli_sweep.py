@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import textwrap
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from flows.cli_options import DEFAULT_LAKE, Json, Lake, Settings
 from flows.cli_run import StopServer, execute
-from flows.output import say, say_json, say_table
+from flows.output import say, say_json, say_table, say_text
 from jacobian_core.lake.paths import LakePath, lake_path
 
 if TYPE_CHECKING:
     from jacobian_core.sweep.cells import Cell
     from jacobian_core.sweep.figures import CellFigures
-
-_LINE = 100
 
 
 def register(app: typer.Typer) -> None:
@@ -32,9 +29,10 @@ def sweep(
     stop_server: StopServer = False,
     json: Json = False,
 ) -> None:
-    """Run every layer, weights and pair of a sweep, train the pairs that it lacks, and put all on one page.
+    """Run every layer, weights and pair of a sweep onto one page.
 
-    The same command again does only what lacks. A run that fails does not stop the others; the exit code is then 9.
+    Pairs that lack are trained first, and the same command again does only what lacks. A run that fails does not stop
+    the others; the exit code is then 9.
 
     Example: jacobian sweep demo-layers --set corpus.max_tokens=2000
     """
@@ -86,7 +84,8 @@ def _show(lake: LakePath, sweep_id: str, json: bool) -> None:
     if json:
         answers = [{"layer": each.layer, "series": each.cell.series, **each.answer} for each in cells]
         return say_json({"sweep_id": sweep_id, "page": str(page), "cells": record.cells, "answers": answers})
-    say(textwrap.fill(_plain(answer_sentence(cells)), _LINE) + "\n")
+    say_text(_plain(answer_sentence(cells)))
+    say("")
     say_table("Of the active pairs with |J| about 0: what ablating the input latent did", [_row(e) for e in cells])
     return say(f"sweep_id: {sweep_id}\npage: {page}")
 

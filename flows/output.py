@@ -6,27 +6,41 @@ import dataclasses
 import json
 import logging
 import os
+import shutil
 import sys
+import textwrap
 import time
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import typer
 
 from flows import json_log
 from flows.printable import printable, printable_json
 
-if TYPE_CHECKING:
-    from rich.console import Console
-
 LOG_FILES_KEPT = 20
+_PIPE_COLUMNS, _LEAST_COLUMNS, _TEXT_COLUMNS = 100, 60, 100
+_FOLDED_COLUMNS = 64
 
 
 def say(text: str) -> None:
     """A line of a command's result."""
     typer.echo(printable(text))
+
+
+def say_text(text: str, indent: str = "") -> None:
+    """A paragraph of a command's result, its lines as long as the terminal's, but not longer than reads well."""
+    width = min(line_width(), _TEXT_COLUMNS)
+    say(textwrap.fill(
+        text, width, initial_indent=indent, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    ))  # fmt: skip
+
+
+def line_width() -> int:
+    """Columns of a line of output: the terminal's, or in a pipe always the same."""
+    return max(_LEAST_COLUMNS, shutil.get_terminal_size().columns) if sys.stdout.isatty() else _PIPE_COLUMNS
 
 
 def note(text: str, level: str = "info") -> None:
@@ -71,29 +85,18 @@ def plain(value: Any) -> Any:
     return value
 
 
-def console() -> Console:
-    """The console for tables: as wide as the terminal, 100 columns in a pipe."""
-    from rich.console import Console
-
-    return Console(highlight=False, width=None if sys.stdout.isatty() else 100, soft_wrap=False)
-
-
 def say_table(title: str, rows: Sequence[Mapping[str, object]]) -> None:
-    """Rows as a table with right-aligned numbers."""
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
+    """Rows under a title, numbers to the right; what does not fit the line stands below, beside the first column."""
     from flows.ui import figure
+    from jacobian_core.sql.render import Column, panels
 
     if not rows:
         return say(f"{title}: none")
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    width, columns = line_width(), []
     for name, value in rows[0].items():
-        table.add_column(name, justify="right" if isinstance(value, (int, float)) else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(printable(figure(value))) for value in row.values()))
-    return console().print(table)
+        cells, numeric = [printable(figure(row[name])) for row in rows], isinstance(value, (int, float))
+        columns.append(Column(name.replace("_", " "), cells, not numeric, _FOLDED_COLUMNS))
+    return say("\n".join([title, *panels(columns, width)]))
 
 
 def traceback_text(error: BaseException) -> str:

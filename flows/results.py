@@ -133,12 +133,14 @@ def write_reports(lake: LakePath, run_id: str, tables: Mapping[str, pa.Table]) -
 
 def say_reports(tables: Mapping[str, pa.Table]) -> None:
     """Print reports as tables for a terminal, each under its question."""
-    from flows.output import say
+    from flows.output import line_width, say, say_text
     from jacobian_core.sql.render import render
     from jacobian_core.sql.reports import report_info
 
     for name, table in tables.items():
-        say(f"{name}: {render(table, report_info(name))}\n")
+        question, _, rows = render(table, report_info(name), line_width()).partition("\n")
+        say_text(f"{name}: {question}")
+        say(rows + "\n")
 
 
 def publish_reports(lake: LakePath, run_id: str) -> list[str]:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from jacobian_core.lake.manifest import RunManifest
 
 _HOUR = 3600
+_SHOWN = 0.005
+"""Of the time: what is less, and would read 0%, is left out."""
 _MILLION = 1_000_000
 
 
@@ -24,7 +26,7 @@ def cost_facts(manifest: RunManifest) -> dict[str, object]:
     longest = sorted(manifest.seconds.items(), key=lambda item: -item[1])
     facts: dict[str, object] = {
         "worker_seconds": round(seconds, 2),
-        "time_split": ", ".join(f"{stage} {took / seconds:.0%}" for stage, took in longest),
+        "time_split": ", ".join(f"{stage} {took / seconds:.0%}" for stage, took in longest if took >= _SHOWN * seconds),
         "tokens_per_worker_second": round(tokens / seconds, 1),
         "entries_per_worker_second": round(int(manifest.totals.get("entries_stored", 0)) / seconds),
     }

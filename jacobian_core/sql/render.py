@@ -1,4 +1,4 @@
-"""A report's table as text for a terminal or a log: aligned, rounded, with units, and safe to print.
+"""A table as text for a terminal or a log: aligned, rounded, with units, and safe to print.
 
 Token texts come from the web, so every control and direction character is shown as an escape, never sent to the
 terminal. Figures are rounded to four digits here only; the written reports keep them all. A table that is too wide
@@ -13,11 +13,12 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import pyarrow as pa
+if TYPE_CHECKING:
+    import pyarrow as pa
 
-from jacobian_core.sql.sql_files import SqlFile
+    from jacobian_core.sql.sql_files import SqlFile
 
 _GAP = 2
 """Blanks between columns: one of padding, one for the rule's joint."""
@@ -33,18 +34,19 @@ _LONG, _LONGEST = 1e4, 1e15
 
 
 @dataclass(frozen=True)
-class _Column:
-    """One column, its cells as safe text."""
+class Column:
+    """One column, its cells as safe text; texts that are longer than `text_width` are folded."""
 
     heading: str
     cells: list[str]
     is_text: bool
+    text_width: int = _TEXT_WIDTH
 
     @property
     def width(self) -> int:
         """Terminal columns that it needs: its longest cell or the longest word of its heading."""
         longest = max((_cells_wide(cell) for cell in self.cells), default=0)
-        cap = _TEXT_WIDTH if self.is_text else longest
+        cap = self.text_width if self.is_text else longest
         return max(min(longest, cap), *(len(word) for word in self.heading.split()))
 
 
@@ -60,7 +62,7 @@ def render(table: pa.Table, report: SqlFile | None = None, width: int = 100) -> 
     constant = [c for c in columns[1:] if table.num_rows >= _MANY_ROWS and len(set(c.cells)) == 1]
     shown = [c for c in columns if c not in constant]
     lines = [safe_text(report.purpose)] if report else []
-    lines += [_panel(panel, width) for panel in _panels(shown, width)]
+    lines += panels(shown, width)
     if constant:
         lines.append("in every row: " + ", ".join(f"{c.heading} {c.cells[0]}" for c in constant))
     if not table.num_rows:
@@ -68,7 +70,7 @@ def render(table: pa.Table, report: SqlFile | None = None, width: int = 100) -> 
     return "\n".join(lines)
 
 
-def _record(columns: Sequence[_Column], width: int) -> Iterator[str]:
+def _record(columns: Sequence[Column], width: int) -> Iterator[str]:
     """One row as a list: a line a column, long texts folded."""
     name_width = max(len(column.heading) for column in columns)
     for column in columns:
@@ -103,18 +105,22 @@ def _escape(character: str) -> str:
     return character.encode("unicode_escape").decode()
 
 
-def _column(table: pa.Table, name: str, report: SqlFile | None) -> _Column:
+def _column(table: pa.Table, name: str, report: SqlFile | None) -> Column:
     described = next((c for c in report.columns if c.name == name), None) if report else None
     percent = described is not None and described.unit == _PERCENT
     values: list[Any] = table.column(name).to_pylist()
     cells = [format_value(value, percent, grouped=not name.endswith(_NUMBERED)) for value in values]
     is_text = any(isinstance(value, str) for value in values)
-    return _Column(safe_text(name).replace("_", " "), cells, is_text)
+    return Column(safe_text(name).replace("_", " "), cells, is_text)
 
 
-def _panels(columns: Sequence[_Column], width: int) -> Iterator[list[_Column]]:
-    """The columns in groups that fit the line; each group starts with the first column."""
-    panel: list[_Column] = []
+def panels(columns: Sequence[Column], width: int) -> list[str]:
+    """The columns as one table or, where they do not fit the line, as several that each start with the first column."""
+    return [_panel(panel, width) for panel in _panels(columns, width)]
+
+
+def _panels(columns: Sequence[Column], width: int) -> Iterator[list[Column]]:
+    panel: list[Column] = []
     for column in columns:
         needed = sum(c.width + _GAP for c in [*panel, column]) - 1  # the last column keeps its padding
         if len(panel) > 1 and needed > width:
@@ -125,7 +131,7 @@ def _panels(columns: Sequence[_Column], width: int) -> Iterator[list[_Column]]:
         yield panel
 
 
-def _panel(columns: Sequence[_Column], width: int) -> str:
+def _panel(columns: Sequence[Column], width: int) -> str:
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table

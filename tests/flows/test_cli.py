@@ -41,6 +41,7 @@ def test_help_lists_every_command_and_loads_nothing_heavy(tmp_path: Path) -> Non
     found = jacobian("--help", cwd=tmp_path)
     assert found.returncode == 0
     assert all(command[0] in found.stdout for command in COMMANDS)
+    assert "..." not in found.stdout.partition("Commands:")[2], "a command's first line is cut at 80 columns"
     script = (
         "import sys, runpy; sys.argv=['jacobian', '--help']\n"
         "try: runpy.run_module('flows.cli', run_name='__main__')\n"
