@@ -104,21 +104,27 @@ class BlockComputer:
     def compute(self, block: TokenBlock, clock: StageSeconds, fit: BlockFit | None = None) -> Generator[Tables]:
         """The tables of a block, chunk by chunk in ascending token id; `fit` measures the SAEs on it first.
 
-        The crew's turn is kept until the last chunk is handed out, or the iterator is closed.
+        The crew's turn is kept until the last chunk is handed out, or the iterator is closed; the turn of the language
+        model ends when that one begins, so one block at most is ahead.
 
         Raises:
             ModelError: an activation or a Jacobian entry is not finite.
         """
-        with self.crew.turns.next() as turn:
-            yield from self._compute(block, clock, fit, turn)
+        with self.crew.forward_turns.next() as forward:
+            clock.resume()
+            x = self.activations(block, clock)
+            if not bool(torch.isfinite(x).all()):
+                raise ModelError(
+                    f"block {block.block_id}: the model's activations are not finite.", "Set model.dtype to float32."
+                )
+            with self.crew.turns.next() as turn:
+                forward.give_up()
+                yield from self._chunks(x, block, clock, fit, turn)
 
-    def _compute(self, block: TokenBlock, clock: StageSeconds, fit: BlockFit | None, turn: Turn) -> Iterator[Tables]:
+    def _chunks(
+        self, x: Float[Tensor, "tokens d_in"], block: TokenBlock, clock: StageSeconds, fit: BlockFit | None, turn: Turn
+    ) -> Iterator[Tables]:
         clock.resume()
-        x = self.activations(block, clock)
-        if not bool(torch.isfinite(x).all()):
-            raise ModelError(
-                f"block {block.block_id}: the model's activations are not finite.", "Set model.dtype to float32."
-            )
         wanted = block.token_ids >= 0
         token_ids, vocab_ids = block.token_ids[wanted], block.vocab_ids[wanted]
 

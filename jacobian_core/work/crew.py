@@ -5,7 +5,9 @@ the slowest at every step; handing out whole chunks does not, and as every opera
 do not depend on how many cores there are. While the caller encodes and writes one chunk, the next ones are computed.
 
 Callers take turns: one has the crew until it has handed out its last item, and then the next one begins, while the
-first still writes. So no core waits for the end of a block.
+first still writes. There are two kinds of turns, so that the language model reads a block while the block before it is
+turned into tables: where one waits for its last item, which all that follows needs, the cores work for the other. So
+no core waits for the end of a block or of its parts.
 """
 
 from __future__ import annotations
@@ -64,7 +66,7 @@ class Crew:
     def __init__(self, size: int) -> None:
         self.size = size
         self._pools: dict[int, ThreadPoolExecutor] = {}
-        self.turns = Turns()
+        self.forward_turns, self.turns = Turns(), Turns()
 
     def _pool(self) -> ThreadPoolExecutor:
         """This process's threads: a forked process has the crew of its parent, but none of its threads."""
