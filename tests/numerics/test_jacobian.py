@@ -185,6 +185,23 @@ def test_activation_derivatives_equal_autograd(activation: Activation) -> None:
     assert not torch.allclose(activation.first(z) + 1e-6, first, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("activation", ACTIVATIONS, ids=lambda a: a.name)
+def test_activation_derivatives_are_slopes(activation: Activation) -> None:
+    """Against differences, as autograd takes the same kernels; and in float32 against float64."""
+    z, step = torch.linspace(-9, 9, 301, dtype=torch.float64) + 0.013, 1e-5
+
+    def slope(function: Callable[[Tensor], Tensor]) -> Tensor:
+        return (function(z + step) - function(z - step)) / (2 * step)
+
+    torch.testing.assert_close(activation.first(z), slope(activation.f), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(activation.second(z), slope(activation.first), rtol=1e-9, atol=1e-9)
+    single = z.float()
+    torch.testing.assert_close(activation.first(single).double(), activation.first(single.double()), rtol=0, atol=2e-6)
+    assert (
+        not torch.allclose(activation.first(z + 1e-7), slope(activation.f), rtol=1e-9, atol=1e-9) or activation is RELU
+    )
+
+
 class TestThresholds:
     """What is dropped is counted exactly."""
 
