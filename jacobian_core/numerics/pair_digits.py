@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Float32, Float64, Int64
 
 from jacobian_core.numerics.pair_sums import PairRows, rounded
@@ -204,21 +203,16 @@ def rounded_sums(pairs: PairDigits) -> PairRows:
     """
     some = np.flatnonzero(pairs.n_stored)  # all that are sums of several, and more
     some = some[np.argsort(pairs.cell[some], kind="stable")]
-    alone = pairs.value[pairs.several :].astype(np.float64)
+    alone = pairs.value[pairs.several :].astype(np.float64) + 0.0  # -0.0 is a sum of nothing too
 
-    def numbers(digits: Digits, of_entries: Float64[np.ndarray, "alone"]) -> torch.Tensor:
-        terms = [
-            torch.from_numpy(digits[place].astype(np.float64)).mul_(2.0 ** (DIGIT_BITS * place))
-            for place in sorted(digits, reverse=True)
-        ]
-        total = rounded(terms).numpy() if terms else np.zeros(pairs.several)
-        return torch.from_numpy(np.concatenate([total, of_entries])[some])
+    def numbers(digits: Digits, of_entries: Float64[np.ndarray, "alone"]) -> Float64[np.ndarray, "pairs"]:
+        terms = [digits[place] * 2.0 ** (DIGIT_BITS * place) for place in sorted(digits, reverse=True)]
+        total = rounded(terms) if terms else np.zeros(pairs.several)
+        found: Float64[np.ndarray, "pairs"] = np.concatenate([total, of_entries])[some]
+        return found
 
-    cell, n_coactive, n_stored, largest = (
-        torch.from_numpy(column[some]) for column in (pairs.cell, pairs.n_coactive, pairs.n_stored, np.abs(pairs.value))
-    )
     of_sum, of_abs, of_sq = pairs.digits
     return PairRows(
-        cell, n_coactive, n_stored, numbers(of_sum, alone), numbers(of_abs, np.abs(alone)),
-        numbers(of_sq, np.square(alone)), largest,
+        pairs.cell[some], pairs.n_coactive[some], pairs.n_stored[some], numbers(of_sum, alone),
+        numbers(of_abs, np.abs(alone)), numbers(of_sq, np.square(alone)), np.abs(pairs.value[some]),
     )  # fmt: skip

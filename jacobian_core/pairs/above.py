@@ -16,7 +16,9 @@ from jacobian_core.lake import files
 from jacobian_core.lake.layout import Lake
 from jacobian_core.lake.manifest import BlockMarker
 from jacobian_core.lake.validate import open_part
+from jacobian_core.numerics.left_out import LeftOutCounts
 from jacobian_core.numerics.masses import levels
+from jacobian_core.pairs.counting import Stages
 from jacobian_core.sql.run_facts import known_run
 
 MEASURES = ("pairs_mean_all_tokens", "pairs_mean_out_active", "pairs_mean_coactive", "pairs_max")
@@ -25,11 +27,16 @@ _READERS = 4
 
 @dataclass
 class PairsAbove:
-    """Counts by measure and threshold, of `tokens` tokens; several threads may add rows of `pair_stats` at once."""
+    """Counts by measure and threshold, of `tokens` tokens; several threads may add rows of `pair_stats` at once.
+
+    `stages`, and what is `left_out` at each of them, are there once sums were made of entries.
+    """
 
     thresholds: Float64[np.ndarray, "thresholds"]
     tokens: int
     out_active: Int64[np.ndarray, "n_out"]
+    stages: Stages | None = None
+    left_out: LeftOutCounts | None = None
     counts: dict[str, Int64[np.ndarray, "thresholds"]] = field(default_factory=dict)
     _lock: Lock = field(default_factory=Lock)
 
@@ -43,6 +50,14 @@ class PairsAbove:
             level = np.bincount(levels(np.nan_to_num(value, posinf=0), self.thresholds), minlength=self._length)
             with self._lock:
                 self.counts[measure] = self.counts.get(measure, 0) + level[:0:-1].cumsum()[::-1]
+
+    def add_stages(self, counts: LeftOutCounts) -> None:
+        """Add what was counted at each stage of other pairs."""
+        with self._lock:
+            if self.left_out is None:
+                self.left_out = counts
+            else:
+                self.left_out.merge(counts)
 
     @property
     def _length(self) -> int:

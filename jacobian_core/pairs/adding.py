@@ -1,26 +1,14 @@
-"""From the rows of a block to what is added up: accumulators of a strip, or sums of single entries."""
+"""From the rows of a block to entries that can be added to sums (`numerics/pair_digits.py`), in any order."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 import numpy as np
-import torch
 from jaxtyping import Int64
 
 from jacobian_core.numerics.pair_digits import PairDigits, of_dropped, of_entries
-from jacobian_core.numerics.pair_sums import StripSums
 from jacobian_core.pairs.rows import BlockRows, Codes, Rows
-
-_ADDED_ENTRIES = 1 << 15
-"""Entries that are added at once: torch then stays on the thread that calls it."""
-
-
-def add_block(block: BlockRows, sums: StripSums, outs: range, n_in: int) -> None:
-    """Add a block's entries of these output latents to accumulators that begin with the first of them."""
-    codes = block.codes() if block.facts.thresholded else None
-    for rows in block.strip(outs):
-        _add(sums, rows, outs.start, n_in, codes)
 
 
 def entries_of(block: BlockRows, outs: range, n_in: int) -> Iterator[PairDigits]:
@@ -31,15 +19,6 @@ def entries_of(block: BlockRows, outs: range, n_in: int) -> Iterator[PairDigits]
         yield of_entries(cell, rows.value)
         if codes is not None:
             yield of_dropped(_coactive(rows, outs.start, n_in, codes), cell)
-
-
-def _add(sums: StripSums, rows: Rows, first: int, n_in: int, codes: Codes | None) -> None:
-    cell = torch.from_numpy(cells_of(rows, first, n_in))
-    value = torch.from_numpy(rows.value)
-    for start in range(0, len(cell), _ADDED_ENTRIES):
-        sums.add(cell[start : start + _ADDED_ENTRIES], value[start : start + _ADDED_ENTRIES])
-    if codes is not None:
-        sums.add_coactive(torch.from_numpy(_coactive(rows, first, n_in, codes)), cell)
 
 
 def _coactive(rows: Rows, first: int, n_in: int, codes: Codes) -> Int64[np.ndarray, "coactive"]:

@@ -14,99 +14,143 @@ from itertools import pairwise
 import numpy as np
 from jaxtyping import Float32, Int32, Int64, Shaped, UInt8, UInt64
 
-from jacobian_core.pairs.rows import Rows
+from jacobian_core.pairs.rows import COACTIVE_AS_ONE, Codes, Rows
 
-PASS_ENTRIES = 300_000
-"""Entries that are worked on at once, or those of one output latent: what fits the cache. 100,000 or 1,000,000 take
+PASS_ENTRIES = 200_000
+"""Entries that are worked on at once, or those of one output latent: what fits the cache. 1,000,000 take
 longer by a third."""
 _NARROW = 1 << 16
 
 
 @dataclass(frozen=True)
 class SortedEntries:
-    """Entries by pair, (out_latent - first) * n_in + in_latent, then in corpus order."""
+    """Entries by pair, (out_latent - first) * n_in + in_latent, then in corpus order.
+
+    `n_coactive`, that of the entry's pair, is there if entries were dropped.
+    """
 
     pair: Int32[np.ndarray, "entries"]
     stretch: UInt8[np.ndarray, "entries"]
-    magnitude: Float32[np.ndarray, "entries"]
+    value: Float32[np.ndarray, "entries"]
+    n_coactive: Int64[np.ndarray, "entries"] | None
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Rows of one block, with the stretch of each one's token and, if entries were dropped, the tokens' codes."""
+
+    rows: Rows
+    stretch: UInt8[np.ndarray, "rows"]
+    codes: Codes | None
+
+    def coactive(self) -> tuple[Int64[np.ndarray, "rows"], Shaped[np.ndarray, "coactive"]]:
+        """How many input latents are active at each row's token, and these."""
+        if self.codes is None:
+            return self.rows.lengths.astype(np.int64), self.rows.in_latent
+        return self.codes.counts(self.rows.token), self.codes.of(self.rows.token)
 
 
 class RowsByPair:
-    """Rows in corpus order, with the stretch of each row's token, until they are taken by pair."""
+    """Rows in corpus order until they are taken by pair; `room` is the memory of what waits, in entries."""
 
     def __init__(self, outs: range, n_in: int) -> None:
         self._outs, self._n_in = outs, n_in
-        self._rows: list[tuple[Rows, UInt8[np.ndarray, "rows"]]] = []
-        self.entries = 0
+        self._parts: list[_Part] = []
+        self.room = 0
 
-    def add(self, rows: Rows, stretch: UInt8[np.ndarray, "rows"]) -> None:
+    def add(self, rows: Rows, stretch: UInt8[np.ndarray, "rows"], codes: Codes | None = None) -> None:
         """Add rows of later tokens."""
-        self._rows.append((rows, stretch))
-        self.entries += len(rows.value)
+        self._parts.append(_Part(rows, stretch, codes))
+        coactive = 0 if codes is None else int(codes.counts(rows.token).sum())
+        self.room += max(len(rows.value), coactive // COACTIVE_AS_ONE)
 
     def take(self) -> Iterator[SortedEntries]:
         """All entries, some output latents at a time; there are none afterwards."""
-        rows, self._rows, self.entries = self._rows, [], 0
-        if not rows:
+        parts, self._parts, self.room = self._parts, [], 0
+        if not parts:
             return
-        out = np.concatenate([part.out_latent for part, _ in rows]) - np.uint32(self._outs.start)
-        lengths = np.concatenate([part.lengths for part, _ in rows]).astype(np.int64)
-        payload = _Payload(
-            np.concatenate([part.in_latent for part, _ in rows]).astype(
-                np.uint16 if self._n_in <= _NARROW else np.uint32
-            ),
-            np.concatenate([part.value for part, _ in rows]).view(np.uint32),
-        )
-        tags = np.concatenate([stretch for _, stretch in rows]).astype(np.uint64) << np.uint64(32)
+        out = np.concatenate([part.rows.out_latent for part in parts]) - np.uint32(self._outs.start)
         order = np.argsort(out.astype(np.uint16) if len(self._outs) <= _NARROW else out, kind="stable")
-        starts = (np.cumsum(lengths) - lengths)[order]
-        ends = np.append(0, np.cumsum(np.bincount(out, lengths, len(self._outs)).astype(np.int64)))
-        row_ends = np.append(0, np.cumsum(np.bincount(out, minlength=len(self._outs))))
-        for first, last in _passes(ends):
-            which = slice(row_ends[first], row_ends[last])
-            of_pass = _Pass(starts[which], lengths[order[which]], tags[order[which]], ends[first : last + 1])
-            yield self._sorted(payload, of_pass, first)
+        lengths = np.concatenate([part.rows.lengths for part in parts]).astype(np.int64)
+        rows = _Lists(lengths, out, order, len(self._outs))
+        payload = _Payload(
+            self._latents([part.rows.in_latent for part in parts]),
+            np.concatenate([part.rows.value for part in parts]).view(np.uint32),
+            np.concatenate([part.stretch for part in parts]).astype(np.uint64)[order] << np.uint64(32),
+        )
+        active = None
+        if any(part.codes is not None for part in parts):
+            counts, latents = zip(*(part.coactive() for part in parts), strict=True)
+            active = _Active(self._latents(latents), _Lists(np.concatenate(counts), out, order, len(self._outs)))
+        del parts
+        for first, last in _passes(rows.ends):
+            yield self._sorted(payload, rows, active, range(first, last))
 
-    def _sorted(self, payload: _Payload, of_pass: _Pass, first: int) -> SortedEntries:
-        index = of_pass.entries()
+    def _latents(self, parts: Sequence[Shaped[np.ndarray, "_"]]) -> Shaped[np.ndarray, "_"]:
+        return np.concatenate(parts).astype(np.uint16 if self._n_in <= _NARROW else np.uint32, copy=False)
+
+    def _sorted(self, payload: _Payload, rows: _Lists, active: _Active | None, of_pass: range) -> SortedEntries:
+        index = rows.members(of_pass)
         in_latent, packed = payload.in_latent[index], payload.bits[index].astype(np.uint64)
-        packed |= np.repeat(of_pass.tags, of_pass.lengths)
+        packed |= np.repeat(payload.tags[rows.rows(of_pass)], rows.lengths[rows.rows(of_pass)])
         pair = np.empty(len(index), np.int32)
-        cuts = (of_pass.ends - of_pass.ends[0]).tolist()
-        for number, (start, end) in enumerate(pairwise(cuts)):
+        coactive = None if active is None else np.empty(len(index), np.int64)
+        cuts = (rows.ends[of_pass.start : of_pass.stop + 1] - rows.ends[of_pass.start]).tolist()
+        for out, (start, end) in zip(of_pass, pairwise(cuts), strict=True):
             if start < end:
                 own = in_latent[start:end]
                 order = np.argsort(own, kind="stable")
-                np.add(own[order], (first + number) * self._n_in, out=pair[start:end], dtype=np.int32)
+                own = own[order]
+                np.add(own, out * self._n_in, out=pair[start:end], dtype=np.int32)
                 packed[start:end] = packed[start:end][order]
-        magnitude = np.abs(packed.astype(np.uint32).view(np.float32))
-        return SortedEntries(pair, (packed >> np.uint64(32)).astype(np.uint8), magnitude)
+                if active is not None and coactive is not None:
+                    coactive[start:end] = active.counts(out, self._n_in)[own]
+        value = packed.astype(np.uint32).view(np.float32)
+        return SortedEntries(pair, (packed >> np.uint64(32)).astype(np.uint8), value, coactive)
+
+
+class _Lists:
+    """Lists of numbers, one for each row, that lie one after the other; and the rows in the order of output latents."""
+
+    def __init__(
+        self, lengths: Int64[np.ndarray, "rows"], out: Shaped[np.ndarray, "rows"], order: Int64[np.ndarray, "rows"],
+        outs: int,
+    ) -> None:  # fmt: skip
+        self._starts, self.lengths = (np.cumsum(lengths) - lengths)[order], lengths[order]
+        self.ends = np.append(0, np.cumsum(np.bincount(out, lengths, outs).astype(np.int64)))
+        self._row_ends = np.append(0, np.cumsum(np.bincount(out, minlength=outs)))
+
+    def rows(self, outs: range) -> slice:
+        """The rows of some output latents, in order."""
+        return slice(int(self._row_ends[outs.start]), int(self._row_ends[outs.stop]))
+
+    def members(self, outs: range) -> Int64[np.ndarray, "members"]:
+        """Where the members of their lists are, row by row."""
+        starts, lengths = self._starts[self.rows(outs)], self.lengths[self.rows(outs)]
+        found: Int64[np.ndarray, "members"] = np.repeat(starts - (np.cumsum(lengths) - lengths), lengths)
+        found += np.arange(len(found))
+        return found
 
 
 @dataclass(frozen=True)
 class _Payload:
-    """Input latents, and the bits of the values, of all entries."""
+    """Input latents, and the bits of the values, of all entries; the stretch (above 32 bits) of the rows in order."""
 
     in_latent: Shaped[np.ndarray, "entries"]
     bits: Shaped[np.ndarray, "entries"]
+    tags: UInt64[np.ndarray, "rows"]
 
 
 @dataclass(frozen=True)
-class _Pass:
-    """Rows of some output latents: where each one's entries begin, how many, its stretch (above 32 bits); `ends` are
-    those of the output latents."""
+class _Active:
+    """The input latents that are active at the rows' tokens."""
 
-    starts: Int64[np.ndarray, "rows"]
-    lengths: Int64[np.ndarray, "rows"]
-    tags: UInt64[np.ndarray, "rows"]
-    ends: Int64[np.ndarray, "outs_plus_1"]
+    latent: Shaped[np.ndarray, "coactive"]
+    lists: _Lists
 
-    def entries(self) -> Int64[np.ndarray, "entries"]:
-        """The numbers of their entries, row by row."""
-        before = np.cumsum(self.lengths) - self.lengths
-        found: Int64[np.ndarray, "entries"] = np.repeat(self.starts - before, self.lengths)
-        found += np.arange(len(found))
-        return found
+    def counts(self, out: int, n_in: int) -> Int64[np.ndarray, "n_in"]:
+        """At how many tokens each input latent is active together with an output latent."""
+        return np.bincount(self.latent[self.lists.members(range(out, out + 1))], minlength=n_in)
 
 
 def _passes(ends: Int64[np.ndarray, "outs_plus_1"]) -> Sequence[tuple[int, int]]:

@@ -1,16 +1,13 @@
 """How many pairs of a run are above thresholds, at each of its stages and with each batch of documents left out.
 
-Made from the same rows as `pair_stats`, some output latents at a time, in parallel: all entries of a pair are at hand
-together, so nothing is kept but counts. Memory is that of about `_TASK_ENTRIES` entries a thread; where an output
-latent alone has more, they are added by pair and stretch as they come.
+Counted from the entries that `pair_stats` is summed from: all of a pair are at hand together, so nothing is kept but
+counts. Where an output latent alone has more than fit, what its entries add to pairs is kept by stretch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,69 +21,66 @@ from jacobian_core.lake.validate import open_part
 from jacobian_core.numerics.left_out import LeftOutCounts
 from jacobian_core.numerics.masses import Masses, Steps, masses_of
 from jacobian_core.numerics.stretches import Stretches, cut_into_stretches
-from jacobian_core.pairs.above import PairsAbove
-from jacobian_core.pairs.build import pair_threads, summed_sources
-from jacobian_core.pairs.by_pair import RowsByPair
-from jacobian_core.pairs.rows import Facts, opened_rows
-from jacobian_core.pairs.sorting import make_rows
-from jacobian_core.sql.run_facts import RunSnapshot
+from jacobian_core.pairs.by_pair import SortedEntries
 
-_TASK_ENTRIES = 500_000
-"""With 2 million two threads need 300 MB more, which a short run has not got entries for."""
-_TASK_PAIRS = (1 << 31) - 1
 _MERGED = 4
 """Sums of so many parts of the corpus are brought together at once."""
 
 
 @dataclass(frozen=True)
-class _Run:
-    """What every task needs: the blocks' rows and the stretch of each of their tokens."""
+class Stages:
+    """How a run's tokens are cut into stages and batches, and what the counts of its pairs need; see `TaskCounts`."""
 
-    folder: Path
-    blocks: Sequence[BlockMarker]
-    stretch: Sequence[UInt8[np.ndarray, "_"]]
+    thresholds: Float64[np.ndarray, "thresholds"]
     stretches: Stretches
     steps: Steps
-    n_in: int
-    thresholds: Float64[np.ndarray, "thresholds"]
+    of_token: Sequence[UInt8[np.ndarray, "_"]]
+    """The stretch of each token of each block."""
+
+    @classmethod
+    def of(
+        cls, lake: Lake, blocks: Sequence[BlockMarker], largest: float, thresholds: Float64[np.ndarray, "thresholds"]
+    ) -> Stages:
+        """Those of these blocks, whose |J| are at most `largest`."""
+        pieces = [_documents(lake, marker) for marker in blocks]
+        sizes, starts = _in_corpus_order(pieces)
+        stretches = cut_into_stretches(sizes)
+        ordinals = [
+            np.repeat(start - (np.cumsum(count) - count), count) + np.arange(int(count.sum()))
+            for (_, count), start in zip(pieces, starts, strict=True)
+        ]
+        steps = Steps.of(int(sizes.sum()), largest)
+        return cls(thresholds, stretches, steps, [stretches.of(each) for each in ordinals])
 
     def counts(self) -> LeftOutCounts:
         """Counts of nothing."""
         return LeftOutCounts(self.thresholds, self.stretches, self.steps)
 
 
-def count_stages(
-    lake: Lake, state: RunSnapshot, active: PairsAbove, threads: int | None = None
-) -> tuple[LeftOutCounts, Stretches]:
-    """The counts of a run's finished blocks above the thresholds of `active`, and how its tokens were cut."""
-    with summed_sources(lake, state) as found, ThreadPoolExecutor(pair_threads(threads)) as pool:
-        list(pool.map(lambda marker: make_rows(lake, state.run_id, found.folder, marker), found.blocks))
-        run = _run(lake, found.folder, found.blocks, active.thresholds)
-        counts = run.counts()
-        for of_task in pool.map(lambda outs: _count(run, outs), list(_tasks(active.out_active, run))):
-            counts.merge(of_task)
-    return counts, run.stretches
+class TaskCounts:
+    """The counts of some output latents' pairs, from their sorted entries."""
 
+    def __init__(self, stages: Stages) -> None:
+        self._stages, self._counts = stages, stages.counts()
+        self._waiting: list[Masses] = []
 
-def _run(
-    lake: Lake, folder: Path, blocks: Sequence[BlockMarker], thresholds: Float64[np.ndarray, "thresholds"]
-) -> _Run:
-    """Cut the run into stretches, and find the stretch of each token of each block."""
-    facts = Facts()
-    for marker in blocks:
-        with opened_rows(folder, marker) as rows:
-            facts |= rows.facts
-    pieces = [_documents(lake, marker) for marker in blocks]
-    sizes, starts = _in_corpus_order(pieces)
-    stretches = cut_into_stretches(sizes)
-    ordinals = [
-        np.repeat(start - (np.cumsum(count) - count), count) + np.arange(int(count.sum()))
-        for (_, count), start in zip(pieces, starts, strict=True)
-    ]
-    steps = Steps.of(int(sizes.sum()), facts.largest)
-    return _Run(
-        folder, blocks, [stretches.of(each) for each in ordinals], stretches, steps, facts.widths[1], thresholds
-    )
+    def add(self, entries: SortedEntries, whole: bool) -> None:
+        """Count these pairs; if they are not `whole`, once all parts of the corpus were added, in its order."""
+        of = self._stages
+        masses = masses_of(entries.pair, entries.stretch, np.abs(entries.value), of.thresholds, of.steps)
+        self._counts.count_entries(masses.level)
+        if whole:
+            self._counts.add(masses)
+            return
+        self._waiting.append(masses.summed())
+        if len(self._waiting) > _MERGED:
+            self._waiting = [Masses.together(self._waiting).summed()]
+
+    def end(self) -> LeftOutCounts:
+        """The counts, of parts too."""
+        if self._waiting:
+            self._counts.add(Masses.together(self._waiting).summed())
+        return self._counts
 
 
 _Documents = tuple[Int64[np.ndarray, "_"], Int64[np.ndarray, "_"]]
@@ -110,43 +104,3 @@ def _in_corpus_order(pieces: Sequence[_Documents]) -> tuple[Any, list[Any]]:
     _, document = np.unique(ids, return_inverse=True)
     sizes = np.bincount(document, counts).astype(np.int64)
     return sizes, np.split(starts, np.cumsum([len(piece[0]) for piece in pieces])[:-1])
-
-
-def _tasks(out_active: Int64[np.ndarray, "n_out"], run: _Run) -> Iterator[range]:
-    """The output latents in ranges of about `_TASK_ENTRIES` entries, or one of them."""
-    entries = sum(int(marker.totals["entries_stored"]) for marker in run.blocks)
-    expected = np.append(0, np.cumsum(out_active * (entries / max(int(out_active.sum()), 1))))
-    first, most = 0, max(1, _TASK_PAIRS // run.n_in)
-    while first < len(out_active):
-        last = int(np.searchsorted(expected, expected[first] + _TASK_ENTRIES, "right")) - 1
-        last = min(max(last, first + 1), first + most)
-        yield range(first, last)
-        first = last
-
-
-def _count(run: _Run, outs: range) -> LeftOutCounts:
-    """The counts of some output latents."""
-    counts, rows = run.counts(), RowsByPair(outs, run.n_in)
-    summed: list[Masses] = []
-    for marker, stretch in zip(run.blocks, run.stretch, strict=True):
-        with opened_rows(run.folder, marker) as block:
-            for part in block.strip(outs):
-                rows.add(part, stretch[part.token])
-        if rows.entries > 2 * _TASK_ENTRIES:
-            summed.append(Masses.together([masses.summed() for masses in _taken(run, rows, counts)]))
-            if len(summed) >= _MERGED:
-                summed = [Masses.together(summed).summed()]
-    if not summed:
-        for masses in _taken(run, rows, counts):
-            counts.add(masses)
-        return counts
-    counts.add(Masses.together([*summed, *_taken(run, rows, counts)]).summed())
-    return counts
-
-
-def _taken(run: _Run, rows: RowsByPair, counts: LeftOutCounts) -> Iterator[Masses]:
-    """The masses of rows, each entry counted."""
-    for entries in rows.take():
-        masses = masses_of(entries.pair, entries.stretch, entries.magnitude, run.thresholds, run.steps)
-        counts.count_entries(masses.level)
-        yield masses

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Float32, Int32, Int64, UInt32
+from jaxtyping import Float32, Int32, Int64, Shaped, UInt32
 
 from jacobian_core.errors import LakeError
 from jacobian_core.lake.layout import Lake
@@ -33,6 +33,8 @@ VERSION = 2
 HEADER = b"jacobian_flows.rows"
 ROWS_SUFFIX, CODES_SUFFIX = ".arrow", "-codes.arrow"
 DIGEST_DIGITS = 12
+COACTIVE_AS_ONE = 4
+"""So many coactive pairs take the memory of one entry while they are counted."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ class Rows:
     out_latent: UInt32[np.ndarray, "rows"]
     token: Int32[np.ndarray, "rows"]
     lengths: Int32[np.ndarray, "rows"]
-    in_latent: Int64[np.ndarray, "entries"]
+    in_latent: Shaped[np.ndarray, "entries"]
     value: Float32[np.ndarray, "entries"]
 
 
@@ -88,19 +90,19 @@ class Rows:
 class Codes:
     """The active input latents of a block's tokens, one after the other; token t has those in offsets[t:t+2]."""
 
-    offsets: Int64[np.ndarray, "tokens_plus_1"]
-    latent: Int64[np.ndarray, "active"]
+    offsets: Int32[np.ndarray, "tokens_plus_1"]
+    latent: Shaped[np.ndarray, "active"]
 
     def counts(self, token: Int32[np.ndarray, "rows"]) -> Int64[np.ndarray, "rows"]:
         """How many input latents are active at each of these tokens."""
-        found: Int64[np.ndarray, "rows"] = self.offsets[token + 1] - self.offsets[token]
+        found: Int64[np.ndarray, "rows"] = (self.offsets[token + 1] - self.offsets[token]).astype(np.int64)
         return found
 
-    def of(self, token: Int32[np.ndarray, "rows"]) -> Int64[np.ndarray, "coactive"]:
+    def of(self, token: Int32[np.ndarray, "rows"]) -> Shaped[np.ndarray, "coactive"]:
         """The active input latents of these tokens, one token after the other."""
         counts = self.counts(token)
         shift = self.offsets[token] - (np.cumsum(counts) - counts)
-        found: Int64[np.ndarray, "coactive"] = self.latent[np.repeat(shift, counts) + np.arange(int(counts.sum()))]
+        found: Shaped[np.ndarray, "coactive"] = self.latent[np.repeat(shift, counts) + np.arange(int(counts.sum()))]
         return found
 
 
@@ -116,6 +118,19 @@ class BlockRows:
         """What is known of the block's entries; only if some were dropped (`thresholded`) it has `codes`."""
         return Facts.of(self._header)
 
+    def room_by_out(self, n_out: int) -> Int64[np.ndarray, "n_out"]:
+        """How many entries each output latent has, or as many as its coactive pairs take the memory of."""
+        stored, coactive = np.zeros(n_out, np.int64), np.zeros(n_out, np.int64)
+        codes = self.codes() if self.facts.thresholded else None
+        for number in range(self._reader.num_record_batches):
+            batch = self._reader.get_batch(number)
+            out, counts = batch.column("out_latent").to_numpy(), np.diff(batch.column("in_latent").offsets.to_numpy())
+            stored += np.bincount(out, counts, n_out).astype(np.int64)
+            if codes is not None:
+                counts = codes.counts(batch.column("token").to_numpy())
+                coactive += np.bincount(out, counts, n_out).astype(np.int64)
+        return np.maximum(stored, coactive // COACTIVE_AS_ONE)
+
     def strip(self, outs: range) -> Iterator[Rows]:
         """The rows of these output latents, a record batch at a time."""
         start = max(int(np.searchsorted(self._firsts, outs.start, "left")) - 1, 0)
@@ -128,20 +143,22 @@ class BlockRows:
     def codes(self) -> Codes:
         """The active input latents of every token."""
         path = self._path.with_name(self._path.name.removesuffix(ROWS_SUFFIX) + CODES_SUFFIX)
-        with pa.OSFile(str(path), "r") as file, pa.ipc.open_file(file) as reader:
+        with pa.memory_map(str(path)) as file, pa.ipc.open_file(file) as reader:  # few tokens of it are looked at
             lists: Any = reader.get_batch(0).column("in_latent")
-            return Codes(lists.offsets.to_numpy().astype(np.int64), lists.values.to_numpy().astype(np.int64))
+            return Codes(lists.offsets.to_numpy(), lists.values.to_numpy())
 
 
 def _rows(batch: Any, outs: range) -> Rows:
+    """Copies, so that no more of the batch is held than these."""
     out = batch.column("out_latent").to_numpy()
     wanted = slice(*np.searchsorted(out, [outs.start, outs.stop]))
     inputs, values = batch.column("in_latent"), batch.column("value")
     offsets = inputs.offsets.to_numpy()
     entries = slice(offsets[wanted.start], offsets[wanted.stop])
     return Rows(
-        out[wanted], batch.column("token").to_numpy()[wanted], np.diff(offsets[wanted.start : wanted.stop + 1]),
-        inputs.values.to_numpy()[entries].astype(np.int64), values.values.to_numpy()[entries].copy(),
+        out[wanted].copy(), batch.column("token").to_numpy()[wanted].copy(),
+        np.diff(offsets[wanted.start : wanted.stop + 1]),
+        inputs.values.to_numpy()[entries].copy(), values.values.to_numpy()[entries].copy(),
     )  # fmt: skip
 
 

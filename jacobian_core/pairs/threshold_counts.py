@@ -18,8 +18,6 @@ from jacobian_core.lake.parts import PartWriter, PreparedPart
 from jacobian_core.numerics.left_out import LeftOutCounts
 from jacobian_core.numerics.stretches import BATCHES, PARTS, Stretches
 from jacobian_core.pairs.above import MEASURES, PairsAbove
-from jacobian_core.pairs.counting import count_stages
-from jacobian_core.sql.run_facts import known_run
 from jacobian_core.work.tables import make_table
 
 RUN_BLOCK = "run"
@@ -29,18 +27,19 @@ _Row = dict[str, Any]
 
 
 def build_threshold_counts(
-    lake: Lake, run_id: str, config: LakeConfig, above: Mapping[str, PairsAbove], threads: int | None = None
+    lake: Lake, run_id: str, config: LakeConfig, above: Mapping[str, PairsAbove]
 ) -> PreparedPart:
-    """Count the pairs of the run's finished blocks; `above` has the counts of `pair_stats` by scope, 'active' for one.
+    """Write what was counted while `pair_stats` was made; `above` has it by scope, 'active' for one.
 
-    Raises QueryError and LakeError as `build_pair_stats`, which comes before it.
+    Raises LakeError where the part can't be written.
     """
-    state, rows = known_run(lake, run_id), [row for scope in above for row in _whole(scope, above[scope])]
-    if not any(marker.entries_sha256 for marker in state.blocks):
-        counts, stretches = count_stages(lake, state, above["active"], threads)
+    rows = [row for scope in above for row in _whole(scope, above[scope])]
+    active = above["active"]
+    if active.stages is not None:
+        counts = active.left_out or active.stages.counts()
         for row, entries in zip([row for row in rows if row["scope"] == "active"], counts.entries, strict=True):
             row["entries"] = int(entries)
-        rows += _stages(counts, stretches, above["active"].thresholds)
+        rows += _stages(counts, active.stages.stretches, active.thresholds)
     rows.sort(key=lambda row: [row[name] for name in THRESHOLD_COUNTS.key])
     with PartWriter(lake, THRESHOLD_COUNTS, run_id, RUN_BLOCK, config) as writer:
         writer.write(make_table(THRESHOLD_COUNTS, _columns(rows)))

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import torch
 
 from jacobian_core.lake.layout import Lake
 from jacobian_core.lake.publish import BlockWriter, withdraw_block
-from jacobian_core.numerics.pair_sums import StripSums, units_of
-from jacobian_core.pairs import adding, build, rows, sorting
+from jacobian_core.pairs import by_pair, rows, sorting, tasks
 from jacobian_core.pairs.build import build_pair_stats
 from tests.pairs.aggregates import pair_bytes
 from tests.sql.lakes import (
@@ -108,10 +105,13 @@ def test_strips_and_batches_do_not_matter(tmp_path: Path, monkeypatch: pytest.Mo
     """One strip or one for each output latent, record batches of everything or of a row: the same bytes."""
     lake = random_lake(tmp_path / "a", RANDOM_RUN, TOKENS, min_abs, complete=False)
     expected = pair_bytes(lake)
-    monkeypatch.setattr(build, "_CELLS", 1)
+    monkeypatch.setattr(tasks, "_LEAST_ENTRIES", 1)
+    monkeypatch.setattr(tasks, "_ENTRIES_A_BLOCK", 1)
+    assert pair_bytes(lake) == expected
+    monkeypatch.setattr(tasks, "PART_ENTRIES", 5)
     assert pair_bytes(lake) == expected
     monkeypatch.setattr(sorting, "_BATCH_ENTRIES", 1)
-    monkeypatch.setattr(adding, "_ADDED_ENTRIES", 2)
+    monkeypatch.setattr(by_pair, "PASS_ENTRIES", 2)
     assert pair_bytes(random_lake(tmp_path / "b", RANDOM_RUN, TOKENS, min_abs, complete=False)) == expected
 
 
@@ -166,46 +166,30 @@ def test_blocks_without_tokens_or_entries(tmp_path: Path) -> None:
     assert found
 
 
-# ---- the accumulators
-
-
-def _added(values: np.ndarray, tokens: int, largest: float) -> tuple[float, float, float]:
-    sums = StripSums(2, units_of(tokens, largest))
-    sums.add(torch.ones(len(values), dtype=torch.int64), torch.from_numpy(values.astype(np.float32)))
-    (pairs,) = [sums.take()]
-    assert pairs.cell.tolist() == [1]
-    assert len(sums.take().cell) == 0  # taken sums are gone
-    return float(pairs.sum[0]), float(pairs.sum_abs[0]), float(pairs.sum_sq[0])
-
-
-@pytest.mark.parametrize("scale", [1e-20, 1.0, 1e6])
-def test_sums_are_exact(scale: float) -> None:
-    """Of values of many sizes that cancel but for their last digits, where float64 sums are off."""
-    rng = np.random.default_rng(0)
-    half = (rng.standard_normal(500) * np.exp(6 * rng.standard_normal(500)) * scale).astype(np.float32)
-    values = np.concatenate([half, -half[::-1], np.float32([3e-9 * scale, -1e-9 * scale])])
-    largest = float(np.abs(values).max())
-    total, magnitude, square = _added(values, len(values), largest)
-    exact = [Fraction(float(v)) for v in values]
-    assert total == float(sum(exact))
-    assert magnitude == pytest.approx(float(sum(map(abs, exact))), rel=2e-16)
-    assert square == pytest.approx(float(sum(v * v for v in exact)), rel=2e-16)
-    assert float(np.cumsum(values.astype(np.float64))[-1]) != total
-
-
-@pytest.mark.parametrize("tokens", [1, 3, 1 << 20, (1 << 20) + 1])
-def test_the_largest_values_fit(tokens: int) -> None:
-    """Every token of the run at the largest |J|, of either sign."""
-    for value in (0.75, -1.0):
-        values = np.full(tokens, value)
-        assert _added(values, tokens, 1.0) == (tokens * value, tokens * abs(value), tokens * value * value)
-
-
-def test_units_leave_room_for_every_token() -> None:
-    for tokens in (1, 2, 3, 24_000, 10**9):
-        for largest in (1e-12, 0.3, 1.0, 700.0):
-            unit = units_of(tokens, largest)
-            for size, exponent in ((largest, unit.value), (largest**2, unit.square)):
-                assert size <= 2.0**exponent  # so a value's first digit is at most 2^bits
-            assert tokens * 2.0**unit.bits <= 2.0**62
-            assert unit.bits == 48 or 2 * 2 * tokens * 2.0**unit.bits > 2.0**62
+@pytest.mark.parametrize(("min_abs", "task", "part"), [(0.0, 100, 50), (0.02, 60, 24)])
+def test_tasks_have_about_as_many_entries(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, min_abs: float, task: int, part: int
+) -> None:
+    """All output latents once and in order; no task has more than asked for, and one with many entries is alone."""
+    for name, entries in (("_LEAST_ENTRIES", task), ("_MOST_ENTRIES", task), ("PART_ENTRIES", part)):
+        monkeypatch.setattr(tasks, name, entries)
+    lake = random_lake(tmp_path, RANDOM_RUN, TOKENS, min_abs, complete=False)
+    pair_bytes(lake)
+    stored, coactive = np.zeros(10, int), np.zeros(10, int)
+    for token in TOKENS:
+        for (out, _), value in token.values().items():
+            coactive[out] += 1
+            stored[out] += abs(value) >= min_abs
+    markers, folder = lake.markers(RANDOM_RUN), rows.rows_folder(lake, RANDOM_RUN)
+    facts = rows.Facts()
+    for marker in markers:
+        with rows.opened_rows(folder, marker) as block:
+            facts |= block.facts
+    run = tasks.RunRows(folder, markers, facts)
+    found = list(run.tasks())
+    n_out = facts.widths[0]
+    assert [out for outs in found for out in outs] == list(range(n_out))
+    assert all(stored[outs.start : outs.stop].sum() <= task for outs in found if len(outs) > 1)
+    assert all(range(out, out + 1) in found for out in np.flatnonzero(stored > part).tolist())
+    assert 1 < len(found) < n_out
+    assert [run.coactive(out).sum() for out in range(n_out)] == coactive[:n_out].tolist()

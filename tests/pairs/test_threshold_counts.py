@@ -17,7 +17,7 @@ import pytest
 from jacobian_core.lake.layout import Lake
 from jacobian_core.lake.verify import verify_lake
 from jacobian_core.numerics.stretches import BATCHES, PARTS, cut_into_stretches
-from jacobian_core.pairs import by_pair, counting
+from jacobian_core.pairs import by_pair, counting, tasks
 from jacobian_core.pairs.above import pairs_above
 from jacobian_core.pairs.build import build_pair_stats
 from jacobian_core.pairs.threshold_counts import build_threshold_counts
@@ -65,7 +65,7 @@ CASES = {
 def _built(lake: Lake, thresholds: Sequence[float], threads: int | None = None) -> tuple[list[dict[str, Any]], bytes]:
     above = pairs_above(lake, RANDOM_RUN, thresholds, ["active"])
     build_pair_stats(lake, RANDOM_RUN, CONFIG, threads, above["active"]).discard()
-    prepared = build_threshold_counts(lake, RANDOM_RUN, CONFIG, above, threads)
+    prepared = build_threshold_counts(lake, RANDOM_RUN, CONFIG, above)
     try:
         return pq.read_table(prepared.temporary, partitioning=None).to_pylist(), prepared.temporary.read_bytes()
     finally:
@@ -266,7 +266,7 @@ def test_bytes_depend_on_the_entries_only(tmp_path: Path, monkeypatch: pytest.Mo
         with monkeypatch.context() as patched:
             patched.setattr(by_pair, "PASS_ENTRIES", 3)
             found.add(_built(lake, thresholds)[1])
-            patched.setattr(counting, "_TASK_ENTRIES", 5)
+            patched.setattr(tasks, "PART_ENTRIES", 5)
             found.add(_built(lake, thresholds)[1])
             patched.setattr(counting, "_MERGED", 2)
             found.add(_built(lake, thresholds)[1])
