@@ -28,9 +28,9 @@ _CACHES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
 _THREADS_A_HEAP = 8
 _M_ARENA_MAX = -8
 _SLACK_BYTES = 32 << 20
-"""Free pages that are kept. At the demo's shape, three blocks in flight and 64 MB, 41 of 96 blocks gave some back, which
-took one thread 36 ms; with 256 MB none did, the process became 9 % larger, and the run was no faster. With 32 MB it was
-15 MB smaller than with 64 and as fast (11.1 and 11.0 thousand tokens a second), with 16 MB slower (10.0)."""
+"""Free pages that are kept. At the demo's shape, three blocks in flight and 64 MB, 41 of 96 blocks gave some back,
+which took a thread 36 ms; with 256 MB none did, the process became 9 % larger, and the run was no faster. With 32 MB
+it was 15 MB smaller than with 64 and as fast (11.1 and 11.0 thousand tokens a second), with 16 MB slower (10.0)."""
 _STATM = Path("/proc/self/statm")
 
 
