@@ -24,7 +24,8 @@ finds nothing. Between a kill or a failure and the second start, a reader must h
 would be lost or doubled if a table of the lake had fewer or more of them than the undisturbed one.
 
 - **SIGKILL in a stage**: the process is killed at a random moment of fetching the pair, tokenising, computing, summing
-  (scope `all_inputs`), writing parts, publishing a block or the run, or reporting.
+  (scope `all_inputs`), writing parts, publishing a block or the run, merging sums (where entries are not kept), or
+  reporting.
 - **worker paused**: SIGSTOP at such a moment; another worker does the whole run; then the first one wakes, and finds
   its work done.
 - **disk full, file size limit, read-only lake**: a small file system that fills up, the kernel's limit on the size of
@@ -37,7 +38,7 @@ would be lost or doubled if a table of the lake had fewer or more of them than t
 - **network to the artifact**: connections to the hub and to W&B break off half-way through a file.
 - **Prefect server**: killed in the middle of a run and started again; the run waits for it and completes.
 
-`make test` tries the short series, about thirty trials. This page is written by `python -m tests.faults`, which tries
+`make test` tries the short series, about forty trials. This page is written by `python -m tests.faults`, which tries
 all; `python -m pytest tests/faults -m slow` runs the long series alone.
 """
 
