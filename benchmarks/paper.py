@@ -17,10 +17,12 @@ TOKENS = (100_000_000, 10_000_000_000)
 SETTINGS: dict[str, dict[str, object]] = {
     "everything": {},
     "top 32 a token": {"top_entries_per_token": 32},
+    "latents": {"keep": "latents"},
     "aggregates": {"keep": "aggregates"},
     "no entries": {"min_abs": 1e30},
 }
-"""Changes of `jacobian`: of 1024 entries a token all, the 32 largest, sums by pair, and none (tokens and latents)."""
+"""Changes of `jacobian`: of 1024 entries a token all, the 32 largest, sums by pair beside latents, sums alone, and none
+(tokens and latents)."""
 _CALIBRATED = 24_000
 _TB, _HOUR, _MONTH_HOURS = 1e12, 3600.0, 720.0
 
@@ -58,6 +60,7 @@ def _on_paper(changes: dict[str, object], prices: Prices) -> dict[int, Figures]:
         found[tokens] = {
             "entries": cost.entries, "pairs": cost.pairs, "terabytes": cost.bytes / _TB, "machine_hours": hours,
             "work_folder_terabytes": cost.work_bytes / _TB, "pair_terabytes": cost.pair_bytes / _TB,
+            "bytes_per_token_beside_entries": cost.other_bytes / tokens,
             "machines_for_30_days": hours / _MONTH_HOURS,
             "share_of_time_in_sums": (cost.seconds["sums"] + cost.seconds.get("merges", 0.0)) / cost.total_seconds,
             f"money_at_{prices.machine_hour}_an_hour": hours * prices.machine_hour,

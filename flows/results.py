@@ -90,7 +90,7 @@ def reports_of(lake: LakePath, run_id: str) -> tuple[str, ...]:
         *RUN_REPORTS,
         *(DERIVATIVE_REPORTS if derivatives == "second" else ()),
     )
-    if (config.get("jacobian") or {}).get("keep") != "aggregates":
+    if (config.get("jacobian") or {}).get("keep", "entries") == "entries":
         return names
     from jacobian_core.sql.entries import needs_entries
     from jacobian_core.sql.reports import report_info

@@ -194,19 +194,30 @@ class JacobianConfig(Group):
     top_entries_per_token: int | None = Field(
         default=None, ge=1, description="keep this many largest |J| of a token; null: all"
     )
-    keep: Literal["entries", "aggregates"] = Field(
+    keep: Literal["entries", "latents", "aggregates"] = Field(
         default="entries",
-        description="what becomes of the entries that pass these thresholds: 'entries' keeps each of them, and their "
-        "sums by pair; 'aggregates' the sums alone (`pair_stats`), so that the disk grows with the pairs, not with the "
-        "entries",
+        description="what becomes of the entries that pass these thresholds, and of the active latents of each token: "
+        "'entries' keeps each of both, and sums of entries by pair (`pair_stats`); 'latents' of entries the sums "
+        "alone; 'aggregates' of active latents too (`latent_stats`), so that the disk grows with the pairs and, by "
+        "some 30 bytes each, with the tokens",
     )
+
+    @property
+    def keeps_entries(self) -> bool:
+        """Whether every entry is kept."""
+        return self.keep == "entries"
+
+    @property
+    def keeps_latents(self) -> bool:
+        """Whether the active latents of each token are kept."""
+        return self.keep != "aggregates"
 
     @model_validator(mode="after")
     def _kept_where_there_is_a_place(self) -> JacobianConfig:
-        if self.keep == "aggregates" and self.derivatives == "second":
+        if not self.keeps_entries and self.derivatives == "second":
             raise ValueError(
-                "has derivatives = 'second', which are stored with each entry, but keep = 'aggregates' keeps none: "
-                "give derivatives = 'first' or keep = 'entries'"
+                f"has derivatives = 'second', which are stored with each entry, but keep = {self.keep!r} keeps none: "
+                "give derivatives = 'first' (interventions have second derivatives all the same) or keep = 'entries'"
             )
         return self
 

@@ -92,7 +92,7 @@ TOKENS = Table(
         Column("out_active", "int16", "latents", "active output latents", minimum=0),
         Column("entries_total", "int32", "entries", "in_active * out_active: entries before thresholds", minimum=0),
         Column("entries_stored", "int32", "entries", "entries that pass the thresholds: those in pair_stats and, "
-               "unless the run keeps aggregates alone, in jacobian_entries", minimum=0),
+               "if the run keeps entries, in jacobian_entries", minimum=0),
         Column("abs_sum_total", "float64", "", "sum of |J| over all entries", minimum=0, encoding=_SPLIT),
         Column("abs_sum_stored", "float64", "", "sum of |J| over these entries", minimum=0, encoding=_SPLIT),
         Column("sq_sum_total", "float64", "", "sum of J^2 over all entries", minimum=0, encoding=_SPLIT),
@@ -115,7 +115,8 @@ DOCUMENTS = Table(
 
 LATENTS = Table(
     "latents", "one active latent at one token", ("token_id", "side", "latent"), 1,
-    "The SAE codes: every active latent of both SAEs.",
+    "The SAE codes: every active latent of both SAEs. Of a run that keeps aggregates alone (`jacobian.keep`): nothing, "
+    "but sums in `latent_stats`.",
     (
         _TOKEN_ID,
         Column("side", "string", "", "'in': input SAE; 'out': output SAE", allowed=("in", "out")),
@@ -132,8 +133,8 @@ LATENTS = Table(
 JACOBIAN_ENTRIES = Table(
     "jacobian_entries", "one stored Jacobian element of one token", ("token_id", "out_latent", "in_latent"), 1,
     "d t_out / d s_in in COO form, where both latents are active. Of a run with a transcoder: how the MLP moves the "
-    "output latent along the direction of the transcoder's latent (`transcoder_latents`). Of a run that keeps "
-    "aggregates alone (`jacobian.keep`): nothing.",
+    "output latent along the direction of the transcoder's latent (`transcoder_latents`). Of a run that does "
+    "not keep them (`jacobian.keep`): nothing, but sums in `pair_stats`.",
     (
         _TOKEN_ID,
         _OUT,
@@ -160,6 +161,20 @@ PAIR_STATS = Table(
         Column("sum_abs", "float64", "", "sum of |J| over n_stored tokens", minimum=0, encoding=_SPLIT),
         Column("sum_sq", "float64", "", "sum of J^2 over n_stored tokens", minimum=0, encoding=_SPLIT),
         Column("max_abs", "float32", "", "largest |J|", minimum=0, encoding=_SPLIT),
+    ),
+)  # fmt: skip
+
+LATENT_STATS = Table(
+    "latent_stats", "one latent of one SAE that is active at least once", ("side", "latent"), 1,
+    "How often, and how strongly, each latent is active: exact sums over all analysed tokens. A file of its own where "
+    "`latents` are not kept (`jacobian.keep`), else computed from these when it is read.",
+    (
+        Column("side", "string", "", "'in': input SAE; 'out': output SAE", allowed=("in", "out")),
+        Column("latent", "uint32", "", "index of the latent in its SAE"),
+        Column("n_tokens", "int64", "tokens", "tokens at which it is active", minimum=1),
+        Column("sum_activation", "float64", "", "sum of its activation over these", minimum=0, encoding=_SPLIT),
+        Column("max_activation", "float32", "", "largest activation", minimum=0, encoding=_SPLIT),
+        Column("sum_margin", "float64", "", "sum of its margin over these (see latents)", minimum=0, encoding=_SPLIT),
     ),
 )  # fmt: skip
 
@@ -279,8 +294,8 @@ TRANSCODER_EFFECTS = Table(
 TABLES: dict[str, Table] = {
     t.name: t
     for t in (
-        TOKENS, DOCUMENTS, LATENTS, JACOBIAN_ENTRIES, PAIR_STATS, THRESHOLD_COUNTS, INTERVENTIONS, FUNCTION_SHAPES,
-        TRANSCODER_TOKENS, TRANSCODER_LATENTS, TRANSCODER_EFFECTS,
+        TOKENS, DOCUMENTS, LATENTS, JACOBIAN_ENTRIES, PAIR_STATS, LATENT_STATS, THRESHOLD_COUNTS, INTERVENTIONS,
+        FUNCTION_SHAPES, TRANSCODER_TOKENS, TRANSCODER_LATENTS, TRANSCODER_EFFECTS,
     )
 }  # fmt: skip
 BLOCK_TABLES: tuple[str, ...] = (
@@ -288,10 +303,19 @@ BLOCK_TABLES: tuple[str, ...] = (
     "transcoder_tokens", "transcoder_latents", "transcoder_effects",
 )  # fmt: skip
 """Tables that get one part a block, in the order in which the parts are published."""
-SUMMED_BLOCK_TABLES = tuple(table for table in BLOCK_TABLES if table != "jacobian_entries")
-"""Those of a run that keeps aggregates alone."""
+Keep = Literal["entries", "latents", "aggregates"]
+"""What a run keeps (`jacobian.keep`): every entry; of these their sums by pair; of active latents their sums too."""
+_SUMMED_ONLY: dict[Keep, tuple[str, ...]] = {
+    "entries": (), "latents": ("jacobian_entries",), "aggregates": ("jacobian_entries", "latents")
+}  # fmt: skip
 LATER_TABLES: tuple[str, ...] = ("transcoder_tokens", "transcoder_latents", "transcoder_effects")
 """Block tables that lakes of version 1 do not know: their blocks have a part of none of them."""
+
+
+def block_tables(keep: Keep) -> tuple[str, ...]:
+    """The tables that a block of a run has a part of, by what the run keeps."""
+    return tuple(table for table in BLOCK_TABLES if table not in _SUMMED_ONLY[keep])
+
 
 POSITION_BITS = 24
 ROW_BITS = 27

@@ -153,7 +153,7 @@ def _sql(file: SqlFile) -> Iterator[str]:
     if file.columns:
         yield markdown_table(("column", "type", "unit", "meaning"), [_item(column) for column in file.columns])
     if file.without_entries:
-        yield _cell(f"Of a run that keeps aggregates alone: {file.without_entries}.")
+        yield _cell(f"Of a run that does not keep entries: {file.without_entries}.")
 
 
 def _item(column: Item) -> tuple[str, str, str, str]:

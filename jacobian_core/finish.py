@@ -74,7 +74,7 @@ def _published(lake: Lake, run: RunRef, skipped: Mapping[str, int]) -> RunManife
 
 
 def _aggregated(lake: Lake, run: RunRef) -> list[PreparedPart]:
-    """The parts of `pair_stats` and `threshold_counts`, written and not yet published."""
+    """The parts of `pair_stats`, `latent_stats` and `threshold_counts`, written and not yet published."""
     from jacobian_core.pairs.above import pairs_above
     from jacobian_core.pairs.build import build_pair_stats
     from jacobian_core.pairs.threshold_counts import build_threshold_counts
@@ -88,6 +88,10 @@ def _aggregated(lake: Lake, run: RunRef) -> list[PreparedPart]:
             from jacobian_core.work.groups import prepare_pair_stats
 
             prepared.append(prepare_pair_stats(run, above.get("all_inputs")))
+        if not config.jacobian.keeps_latents:
+            from jacobian_core.pairs.latent_stats import build_latent_stats
+
+            prepared.append(build_latent_stats(lake, run.run_id, config.lake))
         if above:
             prepared.append(build_threshold_counts(lake, run.run_id, config.lake, above))
     except BaseException:

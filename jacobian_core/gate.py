@@ -57,11 +57,11 @@ def gated(lake: Lake, manifest: RunManifest, config: RunConfig) -> RunManifest:
 
 
 def _rows_to_check(manifest: RunManifest) -> int:
-    """Stored entries; of a run that keeps aggregates alone, the rows of what is largest without them."""
+    """Stored entries; of a run that does not keep them, the rows of what is largest without them."""
     if not any(block.entries_sha256 for block in manifest.blocks):
         return int(manifest.totals.get("entries_stored", 0))
     parts = manifest.all_parts()
-    return max(sum(part.rows for part in parts.get(table, [])) for table in ("latents", "pair_stats"))
+    return max(sum(part.rows for part in parts.get(table, [])) for table in ("tokens", "latents", "pair_stats"))
 
 
 def _drift_record(found: list[Drift]) -> dict[str, Any]:

@@ -61,7 +61,7 @@ def resolve_run(config: RunConfig, artifact: ArtifactRef) -> RunRef:
     state = begin_run(lake, found, identity, config.model_dump(mode="json"))
     if state == "done":
         refresh_warehouse(lake, found)  # whoever finished the run may have been stopped before it came to that
-    if state == "resume" and config.jacobian.keep == "aggregates":
+    if state == "resume" and not config.jacobian.keeps_entries:
         from jacobian_core.pairs.merging import mend_sums
 
         mend_sums(lake, found)
@@ -161,10 +161,10 @@ def gather_pairs(run: RunRef, block_id: str) -> None:
 
     lake = Lake(run.lake)
     with _gathering:
-        if run.config.jacobian.keep == "aggregates":
-            merge_ready(lake, run.run_id)
-        else:
+        if run.config.jacobian.keeps_entries:
             gather_rows(lake, run.run_id, block_id)
+        else:
+            merge_ready(lake, run.run_id)
     free_pages.after_step()
 
 

@@ -1,8 +1,10 @@
-"""Whole runs with `jacobian.keep = "aggregates"` against the same with entries: the same sums, nothing else is lost."""
+"""Whole runs that do not keep entries, or active latents, against those that do: the same sums, nothing else lost."""
 
 from __future__ import annotations
 
+import json
 import shutil
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from jacobian_core.pairs import levels
 from jacobian_core.pairs.build import build_pair_stats
 from jacobian_core.request.identity import run_identity
 from jacobian_core.sql.checks import run_checks
+from jacobian_core.sql.entries import needs_entries, tables_below
 from jacobian_core.sql.reports import list_reports
 from jacobian_core.sql.sql_files import sql_files
 from jacobian_core.sql.warehouse import connect
@@ -76,21 +79,41 @@ CASES: dict[str, Groups] = {
 def test_everything_but_the_entries(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str) -> None:
     monkeypatch.setattr(levels, "FAN_IN", 3)
     found = {}
-    for keep in ("entries", "aggregates"):
+    for keep in ("entries", "latents", "aggregates"):
         lake = Lake(tmp_path / keep)
         run = run_all(keeping(tiny, lake.root, keep, **{k: dict(v) for k, v in CASES[case].items()}))
         manifest = lake.manifest(run.run_id)
         assert manifest is not None
         found[keep] = tables(lake, run.run_id), manifest
-    (kept, with_entries), (summed, without) = found["entries"], found["aggregates"]
+    (kept, of_kept), (coded, of_coded), (summed, of_summed) = found.values()
     assert kept.pop("jacobian_entries")
-    counts = [_of_all_tokens(each.pop("threshold_counts")) for each in (kept, summed)]
-    assert counts[0] == counts[1] != []
+    counts = [_of_all_tokens(each.pop("threshold_counts")) for each in (kept, coded, summed)]
+    assert counts[0] == counts[1] == counts[2] != []
+    assert coded == kept
+    latents, by_latent = kept.pop("latents"), summed.pop("latent_stats")
+    assert _by_latent(latents) == {(row["side"], row["latent"]): row for row in by_latent}
     assert summed == kept
-    assert without.totals == with_entries.totals
-    assert without.run_id != with_entries.run_id
-    assert not (tmp_path / "aggregates" / "jacobian_entries").exists()
-    assert not (tmp_path / "aggregates" / "_work" / without.run_id).exists()
+    assert of_summed.totals == of_coded.totals == of_kept.totals
+    assert len({each.run_id for each in (of_summed, of_coded, of_kept)}) == 3
+    for keep, gone in (("latents", ["jacobian_entries"]), ("aggregates", ["jacobian_entries", "latents"])):
+        assert not [name for name in gone if (tmp_path / keep / name).exists()]
+        assert not (tmp_path / keep / "_work" / found[keep][1].run_id).exists()
+
+
+def _by_latent(latents: list[dict[str, Any]]) -> dict[tuple[str, int], dict[str, Any]]:
+    """`latent_stats` from every active latent of every token, in exact fractions."""
+    rows: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    for row in latents:
+        rows.setdefault((row["side"], row["latent"]), []).append(row)
+    return {
+        (side, latent): {
+            "side": side, "latent": latent, "n_tokens": len(of),
+            "sum_activation": float(sum(Fraction(row["activation"]) for row in of)),
+            "max_activation": max(row["activation"] for row in of),
+            "sum_margin": float(sum(Fraction(row["margin"]) for row in of)),
+        }
+        for (side, latent), of in rows.items()
+    }  # fmt: skip
 
 
 def _of_all_tokens(counts: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -157,6 +180,11 @@ def test_verify_and_its_sibling(summed: tuple[Lake, str], tmp_path: Path) -> Non
         connection.execute("UPDATE changed SET sum_sq = sum_sq * 0.999")
         connection.execute("CREATE OR REPLACE TEMP VIEW pair_stats AS FROM changed")
         assert [check.name for check in run_checks(connection, run_id) if not check.passed] == ["pair_sums"]
+    with connect(lake, [run_id], read_only=False) as connection:
+        connection.execute("CREATE TEMP TABLE changed AS FROM latent_stats")
+        connection.execute("UPDATE changed SET n_tokens = n_tokens + 1 WHERE rowid = 0")
+        connection.execute("CREATE OR REPLACE TEMP VIEW latent_stats AS FROM changed")
+        assert [check.name for check in run_checks(connection, run_id) if not check.passed] == ["latent_sums"]
     manifest = lake.manifest(run_id)
     assert manifest is not None
     assert manifest.quality["checks"] == {"run": len(sql_files("checks"))}
@@ -184,6 +212,57 @@ def test_what_the_command_ends_with(summed: tuple[Lake, str], capsys: pytest.Cap
     assert f"run_id: {run_id}" in said
 
 
+def test_reports_of_active_latents_read_entries_too() -> None:
+    """So they are refused with those, by name, and none is empty for want of `latents`."""
+    readers = [report for report in list_reports() if "latents" in tables_below(report)]
+    assert {report.name for report in readers} >= {"pair_examples", "latent_jacobian_correlation"}
+    assert [r.name for r in readers if not needs_entries(r) and not r.name.startswith("transcoder_")] == []
+
+
+def test_figures_of_active_latents(summed: tuple[Lake, str], tiny: Path, tmp_path: Path) -> None:
+    """From sums by latent the same as from every active latent."""
+    lake, run_id = summed
+    kept = Lake(tmp_path / "lake")
+    other = run_all(keeping(tiny, kept.root, "latents", interventions={"kinds": ["ablate"]})).run_id
+    query = "SELECT * EXCLUDE (run_id) FROM active_latents ORDER BY side, latent"
+    found, expected = (run_query(each.root, query, None, {}).to_pylist() for each in (lake, kept))
+    assert [row.pop("side") for row in found] == [row.pop("side") for row in expected]
+    assert len(found) > 20
+    for row, wanted in zip(found, expected, strict=True):
+        assert row == pytest.approx(wanted, rel=1e-12)
+    report = "data_quality"
+    rows = [run_reports(*each, (report,))[report].to_pylist() for each in ((lake.root, run_id), (kept.root, other))]
+    assert rows[0] == rows[1]
+    manifests = [each.manifest(run) for each, run in ((lake, run_id), (kept, other))]
+    dead = [manifest.quality["dead_in_share"] for manifest in manifests if manifest is not None]
+    assert dead[0] == dead[1] < 1
+
+
+def test_a_finished_run_of_version_3(summed: tuple[Lake, str], tiny: Path, tmp_path: Path) -> None:
+    """Its 'aggregates' kept active latents: the run is read, says so, and is what 'latents' asks for now."""
+    lake = Lake(tmp_path / "lake")
+    config = keeping(tiny, lake.root, "latents")
+    run_id = run_all(config).run_id
+    path = lake.manifest_path(run_id)
+    assert isinstance(path, Path)
+    manifest = json.loads(path.read_text()) | {"schema_version": 3}
+    manifest["config"]["jacobian"]["keep"] = "aggregates"
+    for block in manifest["blocks"]:
+        del block["keeps_latents"]
+    path.write_text(json.dumps(manifest))
+    assert verify_all(lake.root, run_id) == []
+    (row,) = run_query(
+        lake.root, "SELECT keep, latents, (SELECT count(*) FROM latents) AS n FROM runs", None, {}
+    ).to_pylist()
+    assert row["keep"] == "latents"
+    assert row["latents"] == row["n"] > 1000
+    with connect(lake, [run_id]) as connection:
+        assert all(check.passed for check in run_checks(connection, run_id))
+    with pytest.raises(QueryError, match=r"sparsity reads single entries, .* \(jacobian.keep = 'latents'\)"):
+        run_reports(lake.root, run_id, ("sparsity",))
+    assert pipeline.resolve_run(config, pipeline.fetch_artifact(config)).state == "done"
+
+
 def test_compact_export_and_sql(summed: tuple[Lake, str], tmp_path: Path) -> None:
     lake, run_id = summed
     copy = Lake(shutil.copytree(str(lake.root), tmp_path / "lake"))
@@ -204,7 +283,7 @@ def test_a_lost_part_of_a_finished_run(summed: tuple[Lake, str], tiny: Path, tmp
     before = copy.manifest(run_id)
     assert before is not None
     (copy.root / before.blocks[2].parts["tokens"].path).unlink()
-    with pytest.raises(LakeError, match="keeps aggregates alone, so its pairs can't be summed again"):
+    with pytest.raises(LakeError, match="does not keep entries, so its pairs can't be summed again"):
         build_pair_stats(copy, run_id, LakeConfig(root=str(copy.root)))
     config = keeping(tiny, copy.root, "aggregates", interventions={"kinds": ["ablate"]})
     assert run_all(config).run_id == run_id
@@ -221,7 +300,10 @@ def test_a_run_in_progress(tiny: Path, tmp_path: Path) -> None:
         pipeline.compute_block(run, block.block_id)
     with pytest.raises(QueryError, match=r"threshold_fractions reads sums of pairs, which run .* makes at its end"):
         run_reports(tmp_path / "lake", run.run_id, ("threshold_fractions",))
-    assert run_reports(tmp_path / "lake", run.run_id, ("data_quality",))["data_quality"].num_rows
+    rows = run_reports(tmp_path / "lake", run.run_id, ("data_quality",))["data_quality"].to_pylist()
+    measured = {row["measure"]: row["measured"] for row in rows}
+    assert measured["active input latents per token"] > 0
+    assert measured["input latents seen active"] is measured["output latents never active"] is None  # not yet
 
 
 def test_runs_made_before_keep_their_ids(tiny: Path, tmp_path: Path) -> None:
@@ -229,9 +311,16 @@ def test_runs_made_before_keep_their_ids(tiny: Path, tmp_path: Path) -> None:
     artifact = {"digest": "d"}
     identity = run_identity(config, artifact, {}, [])
     assert "keep" not in identity["jacobian"]  # type: ignore[operator]
-    assert run_identity(keeping(tiny, tmp_path, "aggregates"), artifact, {}, []) != identity
+    jacobian = {
+        keep: run_identity(keeping(tiny, tmp_path, keep), artifact, {}, [])["jacobian"]
+        for keep in ("latents", "aggregates")
+    }
+    # What is 'latents' now was 'aggregates' in version 3 of the lake's records.
+    assert jacobian["latents"] == {**identity["jacobian"], "keep": "aggregates"}  # type: ignore[dict-item]
+    assert jacobian["aggregates"] == {**jacobian["latents"], "keep_latents": False}  # type: ignore[dict-item]
 
 
-def test_second_derivatives_have_no_place(tiny: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("keep", ["latents", "aggregates"])
+def test_second_derivatives_have_no_place(tiny: Path, tmp_path: Path, keep: str) -> None:
     with pytest.raises(ValidationError, match="derivatives = 'second', which are stored with each entry"):
-        keeping(tiny, tmp_path, "aggregates", jacobian={"derivatives": "second"})
+        keeping(tiny, tmp_path, keep, jacobian={"derivatives": "second"})

@@ -78,8 +78,9 @@ def check_transcoder_settings(config: RunConfig) -> None:
                 f"{key} = {found!r} has no meaning beside a transcoder, which does not reconstruct the MLP's input.",
                 f"Set {key} to {only!r}.",
             )
-    if config.jacobian.keep != "entries":
+    if not config.jacobian.keeps_entries:
         raise ConfigError(
-            "jacobian.keep = 'aggregates' is not there for a transcoder, whose tables hold a row for each entry.",
+            f"jacobian.keep = {config.jacobian.keep!r} is not there for a transcoder, whose tables hold a row for each "
+            "entry.",
             "Set jacobian.keep to 'entries'.",
         )

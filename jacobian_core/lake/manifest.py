@@ -11,13 +11,15 @@ from typing import Annotated, TypeVar
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
 
+from jacobian_core.contracts import Keep
 from jacobian_core.errors import LakeError
 from jacobian_core.lake.paths import LakePath
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """Version of the lake's layout and records that is written; tables have their own versions in `contracts.py`."""
-READ_VERSIONS = (1, 2, 3)
-"""Versions that are read. A block's marker has `quality` since 2, `entries_sha256` since 3; older ones are without."""
+READ_VERSIONS = (1, 2, 3, 4)
+"""Versions that are read. A block's marker has `quality` since 2, `entries_sha256` since 3, `keeps_latents` since 4;
+older ones are without."""
 
 NAME_PATTERN = r"[a-z0-9][a-z0-9_-]{0,79}"
 """What ids and table names are made of, so that none can leave its folder or end a quoted string."""
@@ -59,7 +61,8 @@ class BlockMarker(Record):
     """A finished block: its parts by table, its totals (see `publish.block_totals`), seconds by stage, and its quality.
 
     `quality` (see `quality.BlockFit`) is no data: it warns, and two markers may differ in it as in their seconds.
-    A block whose entries are summed and not kept has no part of them, but their digest, `entries_sha256`.
+    A block whose entries are summed and not kept has no part of them, but their digest, `entries_sha256`. If its active
+    latents are not kept either (`keeps_latents`), it has no part of these, and the digest is of both.
     """
 
     run_id: RunId
@@ -69,6 +72,14 @@ class BlockMarker(Record):
     seconds: dict[str, float] = Field(default_factory=dict)
     quality: dict[str, float] = Field(default_factory=dict)
     entries_sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+    keeps_latents: bool = True
+
+    @property
+    def keeps(self) -> Keep:
+        """What the run keeps."""
+        if self.entries_sha256 is None:
+            return "entries"
+        return "latents" if self.keeps_latents else "aggregates"
 
     @property
     def entries_digest(self) -> str:
@@ -83,7 +94,8 @@ class BlockMarker(Record):
     def same_data(self, other: BlockMarker) -> bool:
         """Whether both name the same bytes (of a compacted block: have the same sums); the rest may differ."""
         same_parts = self.compacted or other.compacted or self._contents() == other._contents()
-        return same_parts and self.totals == other.totals and self.entries_sha256 == other.entries_sha256
+        same_sums = (self.entries_sha256, self.keeps_latents) == (other.entries_sha256, other.keeps_latents)
+        return same_parts and self.totals == other.totals and same_sums
 
     def _contents(self) -> dict[str, tuple[int, int, str]]:
         return {table: part.content for table, part in self.parts.items()}

@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 
 from jacobian_core.config import LakeConfig
-from jacobian_core.contracts import BLOCK_TABLES, SUMMED_BLOCK_TABLES, TABLES
+from jacobian_core.contracts import BLOCK_TABLES, TABLES, block_tables
 from jacobian_core.errors import LakeError
 from jacobian_core.lake import files
 from jacobian_core.lake.layout import Lake
@@ -42,6 +42,9 @@ _SUMMED = ("entries_total", "entries_stored")
 _FSUMMED = ("abs_sum_total", "abs_sum_stored", "sq_sum_total")
 TOTALLED_COLUMNS = (*_SUMMED, *_FSUMMED)
 """Columns of `tokens` whose sums are totals of a block."""
+_ACTIVE = ("in_active", "out_active")
+READ_COLUMNS = (*TOTALLED_COLUMNS, *_ACTIVE)
+"""Columns of `tokens` that the totals need."""
 
 
 def block_totals(tables: Mapping[str, pa.Table]) -> Totals:
@@ -50,8 +53,10 @@ def block_totals(tables: Mapping[str, pa.Table]) -> Totals:
 
 
 def totals_of(tokens: pa.Table, rows: Mapping[str, int]) -> Totals:
-    """Totals from `tokens` (its `TOTALLED_COLUMNS` suffice) and the row count of each table."""
+    """Totals from `tokens` (its `READ_COLUMNS` suffice) and the row count of each table that there is a part of."""
     totals: Totals = {total: rows.get(table, 0) for total, table in ROWS_OF_TOTAL.items()}
+    if "latents" not in rows:
+        totals["latents"] = sum(int(tokens.column(name).to_numpy().sum(dtype=np.int64)) for name in _ACTIVE)
     for name in _SUMMED:
         totals[name] = int(tokens.column(name).to_numpy().sum(dtype=np.int64))
     for name in _FSUMMED:
@@ -114,6 +119,7 @@ def _marker_of(
         run_id=run_id, block_id=block_id, parts={part.table: part.info for part in parts}, totals=totals,
         seconds=dict(notes.seconds), quality=dict(notes.quality),
         entries_sha256=notes.summed.sha256 if notes.summed else None,
+        keeps_latents=notes.summed is None or notes.summed.keeps_latents,
     )  # fmt: skip
 
 
@@ -164,7 +170,7 @@ _OUR_FAULT = "The program that made the block breaks the contract; nothing was p
 
 def tables_of(marker: BlockMarker) -> tuple[str, ...]:
     """The tables that a block has a part of."""
-    return BLOCK_TABLES if marker.entries_sha256 is None else SUMMED_BLOCK_TABLES
+    return block_tables(marker.keeps)
 
 
 def row_problems(marker: BlockMarker) -> list[str]:
@@ -293,7 +299,7 @@ class BlockWriter:
     ) -> None:
         self._lake, self._run_id, self._block_id = lake, run_id, block_id
         self._writers = {name: PartWriter(lake, TABLES[name], run_id, block_id, config) for name in tables}
-        self._tokens = [TABLES["tokens"].schema().empty_table().select(TOTALLED_COLUMNS)]
+        self._tokens = [TABLES["tokens"].schema().empty_table().select(READ_COLUMNS)]
         self._open = ExitStack()
         self._prepared: list[PreparedPart] = []
 
@@ -314,7 +320,7 @@ class BlockWriter:
         """Check rows and add them to a table's part."""
         self._writers[table].write(data)
         if table == "tokens":
-            self._tokens.append(data.select(TOTALLED_COLUMNS))
+            self._tokens.append(data.select(READ_COLUMNS))
 
     def publish(
         self,

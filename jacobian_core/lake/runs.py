@@ -84,7 +84,7 @@ def _whole(lake: Lake, manifest: RunManifest) -> bool:
 def _reopen(lake: Lake, manifest: RunManifest) -> None:
     """Turn a finished run with missing or short files back into one in progress, so that only those are redone.
 
-    A run that keeps aggregates alone is redone as a whole: nothing is left of what its pairs were summed of.
+    A run that does not keep entries is redone as a whole: nothing is left of what its pairs were summed of.
     """
     run_id = manifest.run_id
     log.warning("run %s: parts are missing or short; their blocks are computed again", run_id)

@@ -18,7 +18,15 @@ from jacobian_core.lake import files
 from jacobian_core.lake.layout import Lake
 from jacobian_core.lake.manifest import BlockMarker, PartInfo, RunManifest, parts_by_table
 from jacobian_core.lake.paths import LakePath
-from jacobian_core.lake.publish import ROWS_OF_TOTAL, TOTALLED_COLUMNS, merge_totals, row_problems, tables_of, totals_of
+from jacobian_core.lake.publish import (
+    READ_COLUMNS,
+    ROWS_OF_TOTAL,
+    TOTALLED_COLUMNS,
+    merge_totals,
+    row_problems,
+    tables_of,
+    totals_of,
+)
 from jacobian_core.lake.runs import temporary_files
 from jacobian_core.lake.validate import Key, check_part, check_part_rows, open_part
 
@@ -133,7 +141,7 @@ def _check_totals(check: _RunCheck, block: BlockMarker) -> None:
     try:
         with open_part(path) as file, files.lake_errors(path, "read the file"):
             rows = {table: part.rows for table, part in block.parts.items()}
-            actual = totals_of(file.read(columns=list(TOTALLED_COLUMNS)), rows)
+            actual = totals_of(file.read(columns=list(READ_COLUMNS)), rows)
     except (LakeError, KeyError, pa.ArrowException):
         return  # `_check_table` says what is wrong with the part
     for name, value in actual.items():
@@ -145,9 +153,9 @@ def _check_totals(check: _RunCheck, block: BlockMarker) -> None:
 def _check_compacted_totals(check: _RunCheck, manifest: RunManifest) -> None:
     """The merged parts hold every block's rows, in the blocks' order, and these give the blocks' totals."""
     lake, named = check.lake, manifest.all_parts()
-    summed = any(block.entries_sha256 for block in manifest.blocks)
+    kept = {table for block in manifest.blocks for table in tables_of(block)}
     for total, table in ROWS_OF_TOTAL.items():
-        if summed and table == "jacobian_entries":
+        if table not in kept:
             continue
         rows = sum(part.rows for part in named.get(table, []))
         if rows != manifest.totals.get(total):
@@ -158,7 +166,7 @@ def _check_compacted_totals(check: _RunCheck, manifest: RunManifest) -> None:
         path = lake.root / part.path
         try:
             with open_part(path) as file, files.lake_errors(path, "read the file"):
-                read.append(file.read(columns=list(TOTALLED_COLUMNS)))
+                read.append(file.read(columns=list(READ_COLUMNS)))
         except (LakeError, KeyError, pa.ArrowException):
             return  # `_check_table` says what is wrong with the part
     if not read:

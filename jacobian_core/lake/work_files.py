@@ -36,10 +36,14 @@ class WorkFile:
 
 @dataclass(frozen=True)
 class SummedEntries:
-    """The entries of a block that are summed and not kept: their digest, and the files that hold them until then."""
+    """The entries of a block that are summed and not kept: their digest, and the files that hold them until then.
+
+    Unless the block `keeps_latents`, the files hold the sums of its active latents too.
+    """
 
     sha256: str
     files: tuple[WorkFile, ...]
+    keeps_latents: bool = True
 
 
 @contextmanager

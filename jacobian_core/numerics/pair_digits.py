@@ -106,7 +106,7 @@ def added_up(parts: Sequence[PairDigits]) -> PairDigits:
     value[first] = np.maximum.reduceat(np.abs(bring.value), starts)[first] if len(starts) else 0
     rest = np.flatnonzero(total <= 1)
     rows = np.concatenate([first, rest])
-    kept = [_carried({place: digit[several] for place, digit in each.items()}) for each in digits]
+    kept = [carried({place: digit[several] for place, digit in each.items()}) for each in digits]
     return PairDigits(
         cell[starts[rows]], n_coactive[rows], total[rows], value[rows], len(first), (kept[0], kept[1], kept[2])
     )
@@ -180,7 +180,7 @@ def _order(cell: Cells) -> Int64[np.ndarray, "rows"]:
     return order
 
 
-def _carried(digits: Digits) -> Digits:
+def carried(digits: Digits) -> Digits:
     """The same numbers with digits between -2^31 and 2^31; none where all are 0."""
     found: Digits = {}
     place, carry = min(digits, default=0), None
@@ -196,6 +196,12 @@ def _carried(digits: Digits) -> Digits:
     return {place: digit for place, digit in found.items() if digit.any()}
 
 
+def rounded_digits(digits: Digits, rows: int) -> Float64[np.ndarray, "rows"]:
+    """Numbers from their digits, which must be carried, each rounded to float64 once."""
+    terms = [digits[place] * 2.0 ** (DIGIT_BITS * place) for place in sorted(digits, reverse=True)]
+    return rounded(terms) if terms else np.zeros(rows)
+
+
 def rounded_sums(pairs: PairDigits) -> PairRows:
     """The pairs that have a stored entry in the order of their cells, each sum rounded to float64 once.
 
@@ -206,9 +212,7 @@ def rounded_sums(pairs: PairDigits) -> PairRows:
     alone = pairs.value[pairs.several :].astype(np.float64) + 0.0  # -0.0 is a sum of nothing too
 
     def numbers(digits: Digits, of_entries: Float64[np.ndarray, "alone"]) -> Float64[np.ndarray, "pairs"]:
-        terms = [digits[place] * 2.0 ** (DIGIT_BITS * place) for place in sorted(digits, reverse=True)]
-        total = rounded(terms) if terms else np.zeros(pairs.several)
-        found: Float64[np.ndarray, "pairs"] = np.concatenate([total, of_entries])[some]
+        found: Float64[np.ndarray, "pairs"] = np.concatenate([rounded_digits(digits, pairs.several), of_entries])[some]
         return found
 
     of_sum, of_abs, of_sq = pairs.digits

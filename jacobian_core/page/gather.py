@@ -134,7 +134,7 @@ def _gather(
             table = known[name] if name in known else run_report(connection, name, {"run_id": run_id})
             reports[name] = table.to_pylist()
         except QueryError as error:
-            expected = facts[0]["keep"] == "aggregates"  # what it did not keep is no news
+            expected = facts[0]["keep"] != "entries"  # what it did not keep is no news
             logger.log(logging.DEBUG if expected else logging.WARNING, "page of %s without %s: %s", run_id, name, error)
             missing[name] = error.problem
     add_text(connection, run_id, reports.get("top_interventions", []))

@@ -9,7 +9,7 @@ from jacobian_core.page import causal, contexts, curves, distributions, shapes
 from jacobian_core.page.gather import Row, RunData
 from jacobian_core.page.markup import details, element, facts, figures, paragraph, section, table, text
 from jacobian_core.page.picture import Cell, Picture, percent, shown
-from jacobian_core.sql.entries import SETTING
+from jacobian_core.sql.entries import setting
 from jacobian_core.sql.reports import report_info
 
 _NO_INTERVENTIONS = (
@@ -64,7 +64,7 @@ def _key_figures(runs: Sequence[RunData]) -> str:
 def _key_facts(run: RunData) -> list[tuple[str, str]]:
     f = run.facts
     dropped = 1 - f["entries_stored"] / f["entries_total"] if f["entries_total"] else 0.0
-    summed = ", summed by pair" if f["keep"] == "aggregates" else ""
+    summed = ", summed by pair" if f["keep"] != "entries" else ""
     return [
         ("tokens", shown(f["tokens"])),
         ("documents", shown(f["documents"])),
@@ -114,11 +114,15 @@ def sizes_section(runs: Sequence[RunData], pictures: Sequence[Picture]) -> str:
 
 
 def without_entries(runs: Sequence[RunData], therefore: str) -> str:
-    """A sentence on the runs that keep aggregates alone; '' where there are none."""
-    names = [run.label for run in runs if run.facts["keep"] == "aggregates"]
-    if not names:
-        return ""
-    return paragraph(f"Of {', '.join(names)} the sums of pairs were kept, not single entries ({SETTING}): {therefore}.")
+    """A sentence on the runs that do not keep entries, for each setting; '' where there are none."""
+    names: dict[str, list[str]] = {}
+    for run in runs:
+        if run.facts["keep"] != "entries":
+            names.setdefault(run.facts["keep"], []).append(run.label)
+    return "".join(
+        paragraph(f"Of {', '.join(of)} the sums of pairs were kept, not single entries ({setting(keep)}): {therefore}.")
+        for keep, of in names.items()
+    )
 
 
 def second_section(runs: Sequence[RunData], pictures: Sequence[Picture]) -> str:
@@ -244,7 +248,7 @@ def _provenance(run: RunData) -> list[tuple[str, str]]:
         ("MLP input", str(f["mlp_input"])),
         ("derivatives", f"{f['derivatives']}, at the {f['evaluate_at']}, scope {f['scope']}"),
         (
-            "summed entries, none kept" if f["keep"] == "aggregates" else "stored entries",
+            "summed entries, none kept" if f["keep"] != "entries" else "stored entries",
             f"|J| ≥ {shown(f['min_abs'])}" if f["thresholded"] else "all of them",
         ),
         ("versions", chosen or "not known yet"),

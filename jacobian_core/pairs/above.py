@@ -19,6 +19,7 @@ from jacobian_core.lake.validate import open_part
 from jacobian_core.numerics.left_out import LeftOutCounts
 from jacobian_core.numerics.masses import levels
 from jacobian_core.pairs.counting import Stages
+from jacobian_core.pairs.latent_stats import summed_by_out_latent
 from jacobian_core.sql.run_facts import known_run
 
 MEASURES = ("pairs_mean_all_tokens", "pairs_mean_out_active", "pairs_mean_coactive", "pairs_max")
@@ -71,7 +72,8 @@ class PairsAbove:
 def pairs_above(lake: Lake, run_id: str, thresholds: Sequence[float], scopes: Sequence[str]) -> dict[str, PairsAbove]:
     """Counts of nothing for each scope of a run; raises QueryError where there is no such run."""
     state = known_run(lake, run_id)
-    out_active, tokens = tokens_by_out_latent(lake, state.blocks), int(state.total("tokens"))
+    counted = tokens_by_out_latent(lake, state.blocks) if state.keeps_latents else summed_by_out_latent(lake, state)
+    out_active, tokens = counted, int(state.total("tokens"))
     return {scope: PairsAbove(np.array(thresholds, np.float64), tokens, out_active) for scope in scopes}
 
 

@@ -1,4 +1,4 @@
-"""What `pair_stats` is summed of: the rows of blocks and, of a run that keeps aggregates alone, the sums of groups."""
+"""What `pair_stats` is summed of: the rows of blocks and, of a run that does not keep entries, the sums of groups."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ class Chosen:
 
 @contextmanager
 def merged_sources(lake: Lake, state: RunSnapshot) -> Iterator[Chosen]:
-    """What stands for each block of a run that keeps aggregates alone; nothing of it is merged meanwhile.
+    """What stands for each block of a run that does not keep entries; nothing of it is merged meanwhile.
 
     Raises LakeError where the run is finished (nothing is left then), or nothing stands for a block.
     """
     if state.complete:
-        problem = f"{lake.root}: run {state.run_id} keeps aggregates alone, so its pairs can't be summed again."
+        problem = f"{lake.root}: run {state.run_id} does not keep entries, so its pairs can't be summed again."
         raise LakeError(problem, "Its `pair_stats` are part of the run; analyse the text again to have them anew.")
     with alone(lake, state.run_id, _PATIENCE_SECONDS) as mine:
         if not mine:

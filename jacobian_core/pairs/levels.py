@@ -1,4 +1,4 @@
-"""Which rows and sums of a run that keeps aggregates alone stand for which blocks, and when they are merged.
+"""Which rows and sums of a run that does not keep entries stand for which blocks, and when they are merged.
 
 When the `FAN_IN` blocks of a group are finished, their rows are summed into one file; `FAN_IN` such files into one, and
 so on, so a shard never has more than `FAN_IN` - 1 files of a level: disk is pairs times the logarithm of the blocks,

@@ -1,4 +1,4 @@
-"""Merge the rows and sums of a run that keeps aggregates alone while it goes on, so that its work folder stays small.
+"""Merge the rows and sums of a run that does not keep entries while it goes on, so that its work folder stays small.
 
 A merge reads some output latents of each file at a time and writes their sums: its memory is that of a million rows a
 thread, whatever the files' sizes.
@@ -28,6 +28,7 @@ from jacobian_core.lake.publish import publishing, withdraw_block
 from jacobian_core.lake.work_files import WorkFile, new_file
 from jacobian_core.numerics.pair_digits import PairDigits, added_up, of_entries
 from jacobian_core.pairs.adding import entries_of
+from jacobian_core.pairs.latent_bytes import merged
 from jacobian_core.pairs.levels import Group, Source, alone, cover, list_sources, merged_digest, ready
 from jacobian_core.pairs.rows import CODES_SUFFIX, ROWS_SUFFIX, BlockRows, Facts, open_rows
 from jacobian_core.pairs.summed import sums_folder
@@ -102,8 +103,9 @@ def merge_group(lake: Lake, run_id: str, group: Group, members: Sequence[Source]
             [held.enter_context(_opened(lake, run_id, source, copies)) for source in members] for _ in range(threads)
         ]
         facts = reduce(or_, (each.facts for each in readers[0]))
+        latents = merged([each.latents for each in readers[0]])
         with new_file(lake, run_id, path) as (file, made):
-            writer = SumsWriter(file, facts)
+            writer = SumsWriter(file, facts, latents)
             for strip in _strips(readers, range(0, facts.widths[0], writer.outs), facts):
                 writer.write(strip)
             writer.close()

@@ -6,7 +6,7 @@ file holds record batches of about 32,000 entries, and says which output latent 
 output latents is read from any number of blocks without reading the rest.
 
 A file carries the digest of the entries that it was made of, and counts only for a block whose marker names the same.
-Of a run that keeps aggregates alone these files are all there is of the entries, until groups of blocks are summed
+Of a run that does not keep entries these files are all there is of the entries, until groups of blocks are summed
 (`levels.py`): they are placed before the block's marker, and named by their digest, so that none replaces another.
 """
 
@@ -31,6 +31,8 @@ from jacobian_core.resources import cache_folder
 
 VERSION = 2
 HEADER = b"jacobian_flows.rows"
+LATENTS_HEADER = b"jacobian_flows.latents"
+"""Where a file of a run that does not keep active latents has their sums (`latent_bytes.py`)."""
 ROWS_SUFFIX, CODES_SUFFIX = ".arrow", "-codes.arrow"
 DIGEST_DIGITS = 12
 COACTIVE_AS_ONE = 4
@@ -117,6 +119,11 @@ class BlockRows:
     def facts(self) -> Facts:
         """What is known of the block's entries; only if some were dropped (`thresholded`) it has `codes`."""
         return Facts.of(self._header)
+
+    @property
+    def latents(self) -> bytes:
+        """The sums of the block's active latents, packed; empty where these are kept."""
+        return bytes((self._reader.schema.metadata or {}).get(LATENTS_HEADER, b""))
 
     def room_by_out(self, n_out: int) -> Int64[np.ndarray, "n_out"]:
         """How many entries each output latent has, or as many as its coactive pairs take the memory of."""

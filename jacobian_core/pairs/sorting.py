@@ -24,10 +24,12 @@ from jacobian_core.lake.manifest import BlockMarker
 from jacobian_core.lake.publish import publishing
 from jacobian_core.lake.validate import open_part
 from jacobian_core.numerics.masses import changes
+from jacobian_core.pairs.latent_bytes import packed
 from jacobian_core.pairs.rows import (
     CODES_SUFFIX,
     DIGEST_DIGITS,
     HEADER,
+    LATENTS_HEADER,
     ROWS_SUFFIX,
     VERSION,
     Facts,
@@ -40,6 +42,7 @@ _BATCH_ENTRIES = 1 << 15
 _NARROW = 1 << 16
 ENTRY_COLUMNS = ("token_id", "out_latent", "in_latent", "value")
 CODE_COLUMNS = ("token_id", "side", "latent")
+Metadata = dict[bytes | str, bytes | str]
 
 
 def gather_rows(lake: Lake, run_id: str, block_id: str) -> None:
@@ -58,7 +61,7 @@ def make_rows(lake: Lake, run_id: str, folder: Path, marker: BlockMarker) -> boo
         if found is not None:
             return False
     if marker.entries_sha256 is not None:
-        problem = f"{folder}: the entries of block {marker.block_id} are gone; the run keeps aggregates alone."
+        problem = f"{folder}: the entries of block {marker.block_id} are gone; the run does not keep entries."
         raise LakeError(problem, "Start the same command again: the block is computed anew.")
     token_ids = _columns(lake, marker, "tokens", ("token_id",)).column("token_id").to_numpy()
     entries = _columns(lake, marker, "jacobian_entries", ENTRY_COLUMNS)
@@ -94,11 +97,17 @@ def _columns(lake: Lake, marker: BlockMarker, table: str, columns: tuple[str, ..
 
 
 def encode_rows(
-    name: str, digest: str | None, token_ids: Int64[np.ndarray, "tokens"], entries: pa.Table, codes: pa.Table | None
+    name: str,
+    digest: str | None,
+    token_ids: Int64[np.ndarray, "tokens"],
+    entries: pa.Table,
+    codes: pa.Table | None,
+    latents: pa.Table | None = None,
 ) -> tuple[str, dict[str, bytes]]:
     """The digest of a block's entries (without one, that of its rows, which ends the name), and its files by name.
 
-    `codes` is the block's `latents` where entries were dropped, else None.
+    `codes` is the block's `latents` where entries were dropped, else None; `latents` are its sums by latent
+    (`latent_bytes.py`) where nothing else is kept of these.
     """
     ids, out, in_, value = (entries.column(column).to_numpy() for column in ENTRY_COLUMNS)
     starts = np.flatnonzero(changes(ids) | changes(out))
@@ -120,7 +129,7 @@ def encode_rows(
     ).take(np.argsort(row_out, kind="stable"))
     cuts = _cuts(table.column("in_latent").combine_chunks())
     if digest is None:
-        digest = _digest_of(table, lists)
+        digest = _digest_of(table, lists, latents)
         name = f"{name}-{digest[:DIGEST_DIGITS]}"
     magnitude = np.abs(value)
     facts = Facts(
@@ -131,14 +140,17 @@ def encode_rows(
         "version": VERSION, "entries_sha256": digest, **facts.record(),
         "first_out_latents": table.column("out_latent").to_numpy()[cuts[:-1]].tolist(),
     }  # fmt: skip
+    metadata: Metadata = {HEADER: json.dumps(header).encode()}
+    if latents is not None:
+        metadata[LATENTS_HEADER] = packed(latents)
     made = {} if lists is None else {f"{name}{CODES_SUFFIX}": _encode(lists, [0, lists.num_rows], {})}
-    return digest, made | {f"{name}{ROWS_SUFFIX}": _encode(table, cuts, header)}  # written last: it vouches
+    return digest, made | {f"{name}{ROWS_SUFFIX}": _encode(table, cuts, metadata)}  # written last: it vouches
 
 
-def _digest_of(rows: pa.Table, codes: pa.Table | None) -> str:
-    """SHA-256 of the values of rows and codes, and of where each row of them begins."""
+def _digest_of(*tables: pa.Table | None) -> str:
+    """SHA-256 of the values of tables, and of where each row of them begins."""
     found = hashlib.sha256()
-    for table in (rows, codes) if codes is not None else (rows,):
+    for table in [table for table in tables if table is not None]:
         for name in table.column_names:
             column: Any = table.column(name).combine_chunks()
             found.update(f"{name} {len(column)} {column.type}\n".encode())
@@ -172,8 +184,8 @@ def _cuts(lists: Any) -> list[int]:
     return [int(cut) for cut in np.unique(np.concatenate([[0], inner, [len(lists)]]))]
 
 
-def _encode(table: pa.Table, cuts: list[int], header: dict[str, Any]) -> bytes:
-    schema = table.schema.with_metadata({HEADER: json.dumps(header).encode()})
+def _encode(table: pa.Table, cuts: list[int], metadata: Metadata) -> bytes:
+    schema = table.schema.with_metadata(metadata)
     whole = table.cast(schema).combine_chunks()
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, schema) as writer:

@@ -22,7 +22,7 @@ from jaxtyping import Bool, Int64
 
 from jacobian_core.errors import LakeError
 from jacobian_core.numerics.pair_digits import Digits, PairDigits, highest_place, lowest_place
-from jacobian_core.pairs.rows import HEADER, Facts
+from jacobian_core.pairs.rows import HEADER, LATENTS_HEADER, Facts
 
 SUMS_SUFFIX = ".sums"
 VERSION = 1
@@ -41,6 +41,11 @@ class SumsFile:
     def facts(self) -> Facts:
         """What is known of the summed entries."""
         return Facts.of(self._header)
+
+    @property
+    def latents(self) -> bytes:
+        """The sums of active latents, packed; empty where these are kept."""
+        return bytes((self._reader.schema.metadata or {}).get(LATENTS_HEADER, b""))
 
     def pairs(self, outs: range, n_in: int) -> Iterator[PairDigits]:
         """The pairs of these output latents; cells begin with the first of them."""
@@ -98,13 +103,14 @@ def _some(pairs: PairDigits, wanted: Bool[np.ndarray, "rows"]) -> PairDigits:
 class SumsWriter:
     """Writes the sums of entries with these facts into an open file, strip by strip in their order.
 
-    A strip is `outs` output latents, the last one less.
+    A strip is `outs` output latents, the last one less. `latents` are the sums of active latents, packed.
     """
 
-    def __init__(self, file: Any, facts: Facts) -> None:
+    def __init__(self, file: Any, facts: Facts, latents: bytes = b"") -> None:
         self.outs = max(1, _BATCH_CELLS // facts.widths[1])
         self._n_in = facts.widths[1]
-        self._schema = _schema(facts, {"version": VERSION, "batch_outs": self.outs, **facts.record()})
+        header = {"version": VERSION, "batch_outs": self.outs, **facts.record()}
+        self._schema = _schema(facts, {HEADER: json.dumps(header).encode(), LATENTS_HEADER: latents})
         options = pa.ipc.IpcWriteOptions(compression="lz4")
         self._writer = pa.ipc.new_file(file, self._schema, options=options)
 
@@ -134,7 +140,7 @@ def _list(column: Any, of_type: Any) -> Any:
     return lists.from_arrays(pa.array([0, len(column)], pa.int32()), values)
 
 
-def _schema(facts: Facts, header: dict[str, Any]) -> pa.Schema:
+def _schema(facts: Facts, metadata: dict[bytes | str, bytes | str]) -> pa.Schema:
     """The columns of sums; `n_coactive` only where it is not `n_stored`, and a column for each digit that can be."""
     counts = pa.int32() if facts.tokens <= _MOST_INT32 else pa.int64()
     fields: list[tuple[str, Any]] = [
@@ -148,4 +154,4 @@ def _schema(facts: Facts, header: dict[str, Any]) -> pa.Schema:
         places = range(highest_place(facts.tokens, facts.largest, square), lowest_place(facts.smallest, square) - 1, -1)
         fields += [(f"{name}@{place}", pa.int32()) for place in places]
     lists = [("several", pa.int32()), *((name, pa.list_(of)) for name, of in fields)]
-    return pa.schema(lists, metadata={HEADER: json.dumps(header).encode()})
+    return pa.schema(lists, metadata=metadata)

@@ -1,6 +1,6 @@
 """The part of `threshold_counts` of a run: one file of a thousand rows, made when its pairs have been summed.
 
-A run that keeps aggregates alone has counts of all its tokens, and none by stage or batch: its sums say nothing of when
+A run that does not keep entries has counts of all its tokens, and none by stage or batch: its sums say nothing of when
 an entry came.
 """
 

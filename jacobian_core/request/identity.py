@@ -49,10 +49,16 @@ def run_identity(
 
 
 def _jacobian(config: RunConfig) -> dict[str, JsonValue]:
-    """The settings of the Jacobian; what is usual and newer than some runs is left out, as these did not have it."""
+    """The settings of the Jacobian; what is usual and newer than some runs is left out, as these did not have it.
+
+    Nor did these distinguish what is kept beside aggregates: what is 'latents' now was 'aggregates' then.
+    """
     usual = {"precision": "float32", "keep": "entries"}
     left_out = {name for name, value in usual.items() if getattr(config.jacobian, name) == value}
-    return config.jacobian.model_dump(mode="json", exclude=left_out)
+    settings: dict[str, JsonValue] = config.jacobian.model_dump(mode="json", exclude=left_out)
+    if not config.jacobian.keeps_entries:
+        settings |= {"keep": "aggregates"} | ({} if config.jacobian.keeps_latents else {"keep_latents": False})
+    return settings
 
 
 def shard_content(shard: Shard) -> str:

@@ -134,8 +134,9 @@ def unit_costs(config: RunConfig, measured: Calibration) -> UnitCosts:
     sizes = {table: sum(part.bytes for part in parts) for table, parts in manifest.all_parts().items()}
     active = next(part for part in manifest.parts["pair_stats"] if part.path.endswith("part-active.parquet"))
     entries, entry_bytes = int(manifest.totals["entries_stored"]), sizes.pop("jacobian_entries", 0)
-    # Sums over all inputs have a row for every pair from the start, and counts above thresholds one for each of these.
-    fixed = sizes.pop("pair_stats") - active.bytes + sizes.pop("threshold_counts", 0)
+    # Sums over all inputs have a row for every pair from the start, sums by latent soon one for every latent, counts
+    # above thresholds one for each of these.
+    fixed = sizes.pop("pair_stats") - active.bytes + sizes.pop("threshold_counts", 0) + sizes.pop("latent_stats", 0)
     halves = measured.results[: max(1, len(measured.results) // 2)]
     timed = sum(result.tokens for result in measured.results[measured.later])
     per_token = sum(measured.block_seconds[measured.later]) / timed
@@ -161,7 +162,7 @@ def unit_costs(config: RunConfig, measured: Calibration) -> UnitCosts:
 
 def _merging(config: RunConfig, measured: Calibration) -> Merging | None:
     """How the run merges on its way; the calibration has too few blocks to do so."""
-    if config.jacobian.keep == "entries":
+    if config.jacobian.keeps_entries:
         return None
     from jacobian_core.pairs.levels import FAN_IN
 

@@ -73,7 +73,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Merging:
-    """How a run that keeps aggregates alone merges on its way: `fan_in` files into one, from blocks of so many tokens.
+    """How a run that does not keep entries merges on its way: `fan_in` files into one, from blocks of so many tokens.
 
     The last group of each level, which is merged at the end, is left out; so is that groups end with a shard.
     """

@@ -54,8 +54,8 @@ def run_report(connection: duckdb.DuckDBPyConnection, name: str, parameters: Map
         if parameter in values and values[parameter] not in runs:
             raise QueryError(f"there is no run {values[parameter]!r}.", nearest(str(values[parameter]), runs))
     for run_id, keep, complete in found:
-        if keep == "aggregates" and run_id in [values.get(parameter) for parameter in ("run_id", "run_a", "run_b")]:
-            refuse_without_entries(report, run_id, complete)
+        if keep != "entries" and run_id in [values.get(parameter) for parameter in ("run_id", "run_a", "run_b")]:
+            refuse_without_entries(report, run_id, keep, complete)
     table: pa.Table = _execute(connection, report.statement, values).to_arrow_table()
     return table
 

@@ -42,6 +42,11 @@ class RunSnapshot:
         return merge_totals(self.blocks)
 
     @property
+    def keeps_latents(self) -> bool:
+        """Whether its finished blocks have their active latents."""
+        return all(block.keeps_latents for block in self.blocks)
+
+    @property
     def thresholded(self) -> bool:
         """Whether entries were dropped."""
         return self.total("entries_stored") != self.total("entries_total")
@@ -139,7 +144,9 @@ def _skipped(run: RunSnapshot) -> int | None:
 
 
 def _keep(run: RunSnapshot) -> str:
-    return run.fact("config", "jacobian", "keep") or "entries"
+    keep: str = run.fact("config", "jacobian", "keep") or "entries"
+    # Until version 4 of the lake's records 'aggregates' kept active latents.
+    return "latents" if keep == "aggregates" and "latents" in run.parts else keep
 
 
 def _created(run: RunSnapshot) -> str | None:
@@ -166,7 +173,8 @@ RUN_FACTS: tuple[Fact, ...] = (
     Fact("block_fvu_out_max", "DOUBLE", "", "largest output FVU of a block", _over_blocks("block_fvu_out_max")),
     Fact("evaluate_at", "VARCHAR", "", "'reconstruction' or 'activation'", _of("config", "jacobian", "evaluate_at")),
     Fact("scope", "VARCHAR", "", "'active' or 'all_inputs'", _of("config", "jacobian", "scope")),
-    Fact("keep", "VARCHAR", "", "'entries', or 'aggregates': entries were summed by pair and not kept", _keep),
+    Fact("keep", "VARCHAR", "", "'entries'; 'latents': entries were summed by pair and not kept; 'aggregates': nor "
+         "were active latents", _keep),
     Fact("derivatives", "VARCHAR", "", "'first' or 'second'", _of("config", "jacobian", "derivatives")),
     Fact("min_abs", "DOUBLE", "", "entries with |J| below this were dropped", _of("config", "jacobian", "min_abs")),
     Fact(
@@ -178,7 +186,7 @@ RUN_FACTS: tuple[Fact, ...] = (
     Fact("documents", "BIGINT", "documents", "documents with at least one analysed token", _total("documents")),
     Fact("skipped_documents", "BIGINT", "documents", "lines and documents skipped; null: not known yet", _skipped),
     Fact("tokens", "BIGINT", "tokens", "analysed tokens", _total("tokens")),
-    Fact("latents", "BIGINT", "rows", "rows of `latents`", _total("latents")),
+    Fact("latents", "BIGINT", "rows", "active latents of all tokens: rows of `latents`, if kept", _total("latents")),
     Fact("entries_total", "BIGINT", "entries", "entries before thresholds", _total("entries_total")),
     Fact("entries_stored", "BIGINT", "entries", "entries that pass the thresholds", _total("entries_stored")),
     Fact("abs_sum_total", "DOUBLE", "", "sum of |J| before thresholds", _total("abs_sum_total")),

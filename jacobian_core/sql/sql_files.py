@@ -11,7 +11,7 @@ test compares it with what DuckDB says about the statement. So it has a fixed fo
     -- grain: one pair
     -- columns:
     --   rank BIGINT - 1 is the strongest
-    -- without entries: what is null for a run that keeps aggregates alone (else such a report refuses these runs)
+    -- without entries: what is null for a run that does not keep entries (else such a report refuses these runs)
     --
     -- Notes, if any, come after an empty comment line.
     SELECT ...

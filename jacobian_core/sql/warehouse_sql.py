@@ -1,7 +1,8 @@
 """The statements that make the warehouse: views over listed parts, `runs`, and every view and macro of `sql/`.
 
-A run that has no `pair_stats` yet (it goes on) gets them computed from its entries whenever they are read, by the same
-statement that the mart runs at the end: reports work from the first block on, at the price of an aggregation a query.
+A run that has no `pair_stats` yet (it goes on) gets them computed from its entries whenever they are read, by a mart's
+statement: reports work from the first block on, at the price of an aggregation a query. `latent_stats` is computed so
+for every run that keeps its active latents.
 """
 
 from __future__ import annotations
@@ -76,8 +77,9 @@ def _table_view(root: LakePath, table: Table, states: list[RunSnapshot], dataset
             f"SELECT {columns}, run_id FROM read_parquet({literal(paths)}, hive_partitioning = true, "
             "hive_types = {'run_id': VARCHAR}, union_by_name = false)"
         )
-    if table.name == "pair_stats":
-        selects += [_live_pair_stats(columns, state) for state in states if _lacks_pair_stats(state)]
+    if (source := _LIVE.get(table.name)) is not None:
+        lacking = [state for state in states if table.name not in state.parts and state.parts.get(source)]
+        selects += [_live(table, columns, state) for state in lacking]
     return "\nUNION ALL ".join(selects) or _empty_view(table)
 
 
@@ -86,12 +88,13 @@ def _empty_view(table: Table) -> str:
     return f"SELECT {', '.join(columns)}, NULL::VARCHAR AS run_id WHERE false"
 
 
-def _lacks_pair_stats(state: RunSnapshot) -> bool:
-    return "pair_stats" not in state.parts and bool(state.parts.get("jacobian_entries"))
+_LIVE = {"pair_stats": "jacobian_entries", "latent_stats": "latents"}
+"""Tables that are computed from another one while there is no part of them."""
 
 
-def _live_pair_stats(columns: str, state: RunSnapshot) -> str:
-    mart = bound_statement(sql_file("marts", "pair_stats"), {"run_id": state.run_id, "thresholded": state.thresholded})
+def _live(table: Table, columns: str, state: RunSnapshot) -> str:
+    file, values = sql_file("marts", table.name), {"run_id": state.run_id, "thresholded": state.thresholded}
+    mart = bound_statement(file, {parameter.name: values[parameter.name] for parameter in file.parameters})
     return f"SELECT {columns}, {literal(state.run_id)} AS run_id FROM ({mart}\n)"
 
 

@@ -21,7 +21,7 @@ import torch
 from jacobian_core.artifact.sae_pair import check_pair_fits, is_transcoder, load_sae_pair, model_weights_of
 from jacobian_core.artifact.transcoder import check_transcoder_fits, load_transcoder_artifact
 from jacobian_core.config import ComputeConfig
-from jacobian_core.contracts import BLOCK_TABLES, SUMMED_BLOCK_TABLES
+from jacobian_core.contracts import block_tables
 from jacobian_core.corpus.blocks import TokenBlock
 from jacobian_core.corpus.staging import load_block
 from jacobian_core.corpus.tokenizer import Tokenizer, load_tokenizer
@@ -226,8 +226,8 @@ def compute_and_publish(run: RunRef, block_id: str) -> BlockMarker:
             raise
         return marker  # another worker did it a moment ago, and took away what it was made from
     clock, fit = StageSeconds(), BlockFit(run.config.quality.block_fvu_tokens)
-    entries = BlockEntries(block_id) if run.config.jacobian.keep == "aggregates" else None
-    names = BLOCK_TABLES if entries is None else SUMMED_BLOCK_TABLES
+    keep = run.config.jacobian.keep
+    entries, names = None if keep == "entries" else BlockEntries(block_id, keep), block_tables(keep)
     with (
         BlockWriter(lake, run.run_id, block_id, run.config.lake, names) as writer,
         closing(worker.computer.compute(block, clock, fit)) as chunks,  # closed before an error goes on: others wait

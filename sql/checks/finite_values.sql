@@ -1,5 +1,5 @@
 -- invariant: every number is finite where it is not null
--- reads: tokens, latents, jacobian_entries, pair_stats, threshold_counts, interventions, function_shapes,
+-- reads: tokens, latents, jacobian_entries, pair_stats, latent_stats, threshold_counts, interventions, function_shapes,
 --   transcoder_tokens, transcoder_latents, transcoder_effects
 -- parameters:
 --   run_id VARCHAR - the run
@@ -67,6 +67,21 @@ WITH counted AS (
             count(*) FILTER (WHERE NOT isfinite(max_abs))
         ]) AS violations
     FROM pair_stats
+    WHERE run_id = $run_id
+    UNION ALL
+    SELECT
+        'latent_stats' AS table_name,
+        unnest([
+            'sum_activation',
+            'max_activation',
+            'sum_margin'
+        ]) AS column_name,
+        unnest([
+            count(*) FILTER (WHERE NOT isfinite(sum_activation)),
+            count(*) FILTER (WHERE NOT isfinite(max_activation)),
+            count(*) FILTER (WHERE NOT isfinite(sum_margin))
+        ]) AS violations
+    FROM latent_stats
     WHERE run_id = $run_id
     UNION ALL
     SELECT

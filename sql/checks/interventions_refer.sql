@@ -1,6 +1,6 @@
 -- invariant: every intervention and every function shape is of a token of the run and of latents active there, whose
 --     activations it repeats, and J is that of the stored entry, if there is one
--- reads: interventions, function_shapes, tokens, latents, jacobian_entries
+-- reads: interventions, function_shapes, tokens, latents, jacobian_entries, runs
 -- parameters:
 --   run_id VARCHAR - the run
 -- grain: one (table, token, pair) that refers to something else
@@ -42,6 +42,8 @@ compared AS (
         r.in_latent,
         CASE
             WHEN t.token_id IS NULL THEN 'no such token'
+            -- What is not kept can't be compared.
+            WHEN s.keep = 'aggregates' THEN NULL
             WHEN i.latent IS NULL THEN 'input latent not active'
             WHEN o.latent IS NULL THEN 'output latent not active'
             WHEN r.in_before <> i.activation THEN 'in_before is not the activation'
@@ -49,6 +51,7 @@ compared AS (
             WHEN r.value <> e.value THEN 'value is not the entry''s'
         END AS problem
     FROM referring AS r
+    INNER JOIN runs AS s ON s.run_id = $run_id
     LEFT JOIN tokens AS t ON r.token_id = t.token_id AND t.run_id = $run_id
     LEFT JOIN latents AS i
         ON r.token_id = i.token_id AND r.in_latent = i.latent AND i.run_id = $run_id AND i.side = 'in'

@@ -1,5 +1,5 @@
 -- invariant: latent indices are below the widths of their SAEs
--- reads: latents, jacobian_entries, runs
+-- reads: latents, latent_stats, jacobian_entries, runs
 -- parameters:
 --   run_id VARCHAR - the run
 -- grain: one index that is too large
@@ -14,6 +14,14 @@ WITH largest AS (
         side,
         max(latent) AS largest
     FROM latents
+    WHERE run_id = $run_id
+    GROUP BY side
+    UNION ALL
+    SELECT
+        'latent_stats' AS table_name,
+        side,
+        max(latent) AS largest
+    FROM latent_stats
     WHERE run_id = $run_id
     GROUP BY side
     UNION ALL

@@ -10,7 +10,7 @@
 --   abs_sum_stored DOUBLE - as the token says
 --   abs_sum_found DOUBLE - sum of |J| of its entries
 --
--- Of a run that keeps aggregates alone only the sums by pair can be compared (pair_sums).
+-- Of a run that does not keep entries only the sums by pair can be compared (pair_sums).
 -- Sums are compared to 1e-9 of themselves: both are float64, added in another order. NOT <= also catches a NaN.
 WITH found AS (
     SELECT

@@ -1,5 +1,5 @@
 -- invariant: a token's counts of active latents are those of `latents`, and their product is entries_total
--- reads: tokens, latents
+-- reads: tokens, latents, runs
 -- parameters:
 --   run_id VARCHAR - the run
 -- grain: one token whose counts differ
@@ -10,6 +10,8 @@
 --   out_active SMALLINT - as the token says [latents]
 --   out_found BIGINT - rows of latents [latents]
 --   entries_total INTEGER - as the token says [entries]
+--
+-- Of a run that does not keep `latents` only the product can be compared, and sums by latent (latent_sums).
 WITH found AS (
     SELECT
         token_id,
@@ -28,12 +30,13 @@ SELECT
     coalesce(f.out_found, 0) AS out_found,
     t.entries_total
 FROM tokens AS t
+INNER JOIN runs AS r ON t.run_id = r.run_id
 LEFT JOIN found AS f ON t.token_id = f.token_id
 WHERE
     t.run_id = $run_id
     AND (
-        t.in_active <> coalesce(f.in_found, 0)
-        OR t.out_active <> coalesce(f.out_found, 0)
+        (r.keep <> 'aggregates' AND t.in_active <> coalesce(f.in_found, 0))
+        OR (r.keep <> 'aggregates' AND t.out_active <> coalesce(f.out_found, 0))
         OR t.in_active::BIGINT * t.out_active::BIGINT <> t.entries_total
     )
 ORDER BY t.token_id

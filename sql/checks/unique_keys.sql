@@ -1,6 +1,6 @@
 -- invariant: the key of every table is unique
--- reads: tokens, documents, latents, jacobian_entries, pair_stats, threshold_counts, interventions, function_shapes,
---   transcoder_tokens, transcoder_latents, transcoder_effects
+-- reads: tokens, documents, latents, jacobian_entries, pair_stats, latent_stats, threshold_counts, interventions,
+--   function_shapes, transcoder_tokens, transcoder_latents, transcoder_effects
 -- parameters:
 --   run_id VARCHAR - the run
 -- grain: one key that occurs more than once
@@ -51,6 +51,15 @@ SELECT
 FROM pair_stats
 WHERE run_id = $run_id
 GROUP BY scope, out_latent, in_latent
+HAVING count(*) > 1
+UNION ALL
+SELECT
+    'latent_stats' AS table_name,
+    side || ' ' || latent AS key_values,
+    count(*) AS copies
+FROM latent_stats
+WHERE run_id = $run_id
+GROUP BY side, latent
 HAVING count(*) > 1
 UNION ALL
 SELECT

@@ -27,11 +27,15 @@ of_tokens AS (
 ),
 
 of_latents AS (
+    -- A run that keeps no active latents counts them at its end.
     SELECT
-        count(*) FILTER (WHERE side = 'in') AS in_seen,
-        count(*) FILTER (WHERE side = 'out') AS out_seen
-    FROM active_latents
-    WHERE run_id = $run_id
+        CASE WHEN any_value(r.complete OR r.keep <> 'aggregates') THEN count(*) FILTER (WHERE a.side = 'in') END
+            AS in_seen,
+        CASE WHEN any_value(r.complete OR r.keep <> 'aggregates') THEN count(*) FILTER (WHERE a.side = 'out') END
+            AS out_seen
+    FROM runs AS r
+    LEFT JOIN active_latents AS a ON r.run_id = a.run_id
+    WHERE r.run_id = $run_id
 ),
 
 gathered AS (

@@ -1,5 +1,5 @@
 -- question: How often, and how strongly, is each latent active?
--- reads: latents, runs
+-- reads: latent_stats, runs
 -- grain: one latent of one SAE that is active at least once in a run
 -- columns:
 --   run_id VARCHAR - the run
@@ -14,11 +14,10 @@ SELECT
     l.run_id,
     l.side,
     l.latent,
-    count(*) AS n_tokens,
-    count(*)::DOUBLE / any_value(r.tokens) AS share_of_tokens,
-    avg(l.activation) AS mean_activation,
-    max(l.activation) AS max_activation,
-    avg(l.margin) AS mean_margin
-FROM latents AS l
+    l.n_tokens,
+    l.n_tokens::DOUBLE / r.tokens AS share_of_tokens,
+    l.sum_activation / l.n_tokens AS mean_activation,
+    l.max_activation,
+    l.sum_margin / l.n_tokens AS mean_margin
+FROM latent_stats AS l
 INNER JOIN runs AS r ON l.run_id = r.run_id
-GROUP BY l.run_id, l.side, l.latent

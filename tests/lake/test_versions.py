@@ -40,12 +40,12 @@ def set_version(path: Path, version: object) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | {"schema_version": version}))
 
 
-@pytest.mark.parametrize("version", [0, 4, None, "1", True])
+@pytest.mark.parametrize("version", [0, 5, None, "1", True])
 @pytest.mark.parametrize("reader", READERS)
 def test_a_manifest_of_another_version(written: Lake, reader: str, version: object) -> None:
     set_version(written.manifest_path(RUN), version)
     with pytest.raises(
-        LakeError, match=rf"{RUN}\.json: schema version {version!r}, this program reads versions 1 to 3"
+        LakeError, match=rf"{RUN}\.json: schema version {version!r}, this program reads versions 1 to 4"
     ):
         READERS[reader](written)
 
@@ -54,8 +54,8 @@ def test_a_run_in_progress_of_another_version(tmp_path: Path) -> None:
     lake = Lake.create(tmp_path / "lake")
     begin_run(lake, RUN, IDENTITY, {})
     write_block(lake, 0)
-    set_version(lake.request_path(RUN), 4)
-    with pytest.raises(LakeError, match=r"request\.json: schema version 4"):
+    set_version(lake.request_path(RUN), 5)
+    with pytest.raises(LakeError, match=r"request\.json: schema version 5"):
         begin_run(lake, RUN, IDENTITY, {})
     assert [finding.severity for finding in verify_lake(lake)] == ["error"]
 
@@ -89,7 +89,7 @@ def test_a_lake_of_version_2_is_read(written: Lake) -> None:
     set_version(written.description_path, 2)
     manifest = json.loads(written.manifest_path(RUN).read_text()) | {"schema_version": 2}
     for each in manifest["blocks"]:
-        del each["entries_sha256"]
+        del each["entries_sha256"], each["keeps_latents"]
     written.manifest_path(RUN).write_text(json.dumps(manifest))
     lake = Lake.open(written.root)
     assert verify_lake(lake) == []

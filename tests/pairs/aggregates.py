@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from jacobian_core.contracts import SUMMED_BLOCK_TABLES
+from jacobian_core.contracts import Keep, block_tables
 from jacobian_core.lake.layout import Lake
 from jacobian_core.lake.manifest import BlockMarker
 from jacobian_core.lake.publish import BlockWriter
@@ -17,21 +17,21 @@ from jacobian_core.pairs.summed import BlockEntries
 from tests.sql.lakes import CONFIG, IDENTITY, RANDOM_RUN, Token, config_of, tables_of
 
 
-def begin(root: Path, min_abs: float = 0.0) -> Lake:
+def begin(root: Path, min_abs: float = 0.0, keep: Keep = "aggregates") -> Lake:
     """A run that was begun, without blocks."""
     lake, config = Lake.create(root), config_of(min_abs, name="random")
-    config["jacobian"]["keep"] = "aggregates"
+    config["jacobian"]["keep"] = keep
     begin_run(lake, RANDOM_RUN, IDENTITY, config)
     return lake
 
 
-def write_block(lake: Lake, block_id: str, tables: dict[str, pa.Table]) -> BlockMarker:
+def write_block(lake: Lake, block_id: str, tables: dict[str, pa.Table], keep: Keep = "aggregates") -> BlockMarker:
     """Publish a block whose entries are summed and not kept."""
-    entries = BlockEntries(block_id)
-    with BlockWriter(lake, RANDOM_RUN, block_id, CONFIG, SUMMED_BLOCK_TABLES) as writer:
+    entries, kept = BlockEntries(block_id, keep), block_tables(keep)
+    with BlockWriter(lake, RANDOM_RUN, block_id, CONFIG, kept) as writer:
         for name, table in tables.items():
             entries.add(name, table)
-            if name in SUMMED_BLOCK_TABLES:
+            if name in kept:
                 writer.write(name, table)
         writer.finish()
         return writer.publish({}, summed=entries.finish(lake, RANDOM_RUN))

@@ -373,7 +373,7 @@ def _broken(table: str, setting: str, where: str) -> str:
 )  # fmt: skip
 def test_checks_find(hand_causal: Connection, statement: str, check: str, problem: str) -> None:
     with duckdb.connect(config={"python_enable_replacements": False}) as copy:
-        for name in ("interventions", "function_shapes", "tokens", "latents", "jacobian_entries"):
+        for name in ("interventions", "function_shapes", "tokens", "latents", "jacobian_entries", "runs"):
             copied = hand_causal.execute(f"FROM {name}").to_arrow_table()
             copy.register("copied", copied)
             copy.execute(f"CREATE TABLE {name} AS FROM copied")
