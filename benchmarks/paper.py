@@ -8,10 +8,14 @@ Checks before publication are left out of the time: above `quality.checks_max_en
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from benchmarks.suite import Figures, Options, Results
+
+if TYPE_CHECKING:
+    from jacobian_core.request.unit_costs import UnitCosts
 
 TOKENS = (100_000_000, 10_000_000_000)
 SETTINGS: dict[str, dict[str, object]] = {
@@ -24,6 +28,8 @@ SETTINGS: dict[str, dict[str, object]] = {
 """Changes of `jacobian`: of 1024 entries a token all, the 32 largest, sums by pair beside latents, sums alone, and none
 (tokens and latents)."""
 _CALIBRATED = 24_000
+_SHARDS = 30
+"""As many as the Pile has."""
 _TB, _HOUR, _MONTH_HOURS = 1e12, 3600.0, 720.0
 
 
@@ -45,6 +51,12 @@ def measure(options: Options) -> Results:
     }
 
 
+def _in_shards(units: UnitCosts, shards: int) -> UnitCosts:
+    """The same costs where the text is in so many shards: sums are merged within each."""
+    merging = units.merging
+    return units if merging is None else replace(units, merging=replace(merging, shards=shards))
+
+
 def _on_paper(changes: dict[str, object], prices: Prices) -> dict[int, Figures]:
     from benchmarks.growth import config_of
     from jacobian_core.request.plan import calibrate, unit_costs
@@ -60,6 +72,7 @@ def _on_paper(changes: dict[str, object], prices: Prices) -> dict[int, Figures]:
         found[tokens] = {
             "entries": cost.entries, "pairs": cost.pairs, "terabytes": cost.bytes / _TB, "machine_hours": hours,
             "work_folder_terabytes": cost.work_bytes / _TB, "pair_terabytes": cost.pair_bytes / _TB,
+            f"work_folder_terabytes_of_{_SHARDS}_shards": _in_shards(units, _SHARDS).cost(tokens).work_bytes / _TB,
             "bytes_per_token_beside_entries": cost.other_bytes / tokens,
             "machines_for_30_days": hours / _MONTH_HOURS,
             "share_of_time_in_sums": (cost.seconds["sums"] + cost.seconds.get("merges", 0.0)) / cost.total_seconds,

@@ -53,6 +53,7 @@ def next_blocks(run: RunRef, shard: Shard, cursor: Cursor, budget: int | None, m
             try:
                 block, cursor, skips = next(blocks)
             except StopIteration as end:
+                _ended(run, lake, shard, cursor)
                 return _batch(staged, None, skipped + end.value)
             except CorpusError as error:
                 if isinstance(error, ChangedShardError):
@@ -77,6 +78,16 @@ def _save(block: TokenBlock, lake: Lake, run_id: str) -> None:
     except LakeError:
         if lake.manifest(run_id) is None:
             raise  # otherwise another worker has published the run, and cleared its folder away
+
+
+def _ended(run: RunRef, lake: Lake, shard: Shard, cursor: Cursor) -> None:
+    """Where entries are not kept, the sums of the shard's last blocks can be merged once it is known that they are."""
+    if run.config.jacobian.keeps_entries:
+        return
+    from jacobian_core.pairs.ended import record_end
+    from jacobian_core.pairs.summed import sums_folder
+
+    record_end(lake, run.run_id, sums_folder(lake, run.run_id), shard.index, cursor.number)
 
 
 def _place(run: RunRef) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from jacobian_core.errors import LakeError
 from jacobian_core.lake.layout import Lake
 from jacobian_core.lake.manifest import BlockMarker
+from jacobian_core.pairs.ended import list_ends
 from jacobian_core.pairs.levels import alone, cover, list_sources
 from jacobian_core.pairs.merging import on_this_machine
 from jacobian_core.pairs.rows import rows_folder
@@ -57,13 +58,14 @@ def merged_sources(lake: Lake, state: RunSnapshot) -> Iterator[Chosen]:
 
 
 def _found(lake: Lake, state: RunSnapshot) -> Chosen:
-    sources = cover(list_sources(sums_folder(lake, state.run_id)), state.blocks)
+    folder = sums_folder(lake, state.run_id)
+    sources = cover(list_sources(folder), state.blocks, list_ends(folder))
     if sources.uncovered:
         problem = f"run {state.run_id}: the sums of {len(sources.uncovered)} blocks are gone ({sources.uncovered[0]})."
         raise LakeError(problem, _AGAIN)
     copies = rows_folder(lake, state.run_id)
     local = [(source, on_this_machine(source, copies)) for source in sources.used]
-    of_rows = {source.group.block_ids[0] for source, _ in local if source.group.level == 0}
+    of_rows = {source.group.first_block for source, _ in local if source.group.level == 0}
     return Chosen(
         folder=copies,
         blocks=[marker for marker in state.blocks if marker.block_id in of_rows],

@@ -4,7 +4,8 @@ When the `FAN_IN` blocks of a group are finished, their rows are summed into one
 so on, so a shard never has more than `FAN_IN` - 1 files of a level: disk is pairs times the logarithm of the blocks,
 not entries. A group is a fixed run of blocks of one shard, its file a function of their entries and named by them:
 whoever makes it makes the same, and what is merged is removed only when the merged file has its name. The price: each
-pair is written again at every level.
+pair is written again at every level. When a shard was read to its end, which a file says (`ended.py`), its last groups,
+of fewer blocks, are merged too: it is then a single file.
 
 A block counts once: by the widest file that was made of its entries, as its marker names them.
 """
@@ -26,6 +27,7 @@ from jacobian_core.lake import files
 from jacobian_core.lake.layout import Lake
 from jacobian_core.lake.manifest import BlockMarker
 from jacobian_core.lake.paths import LakePath
+from jacobian_core.pairs.ended import Ends
 from jacobian_core.pairs.rows import DIGEST_DIGITS, ROWS_SUFFIX
 from jacobian_core.pairs.sums_file import SUMS_SUFFIX
 
@@ -38,7 +40,7 @@ log = logging.getLogger(__name__)
 
 
 class Group(NamedTuple):
-    """The blocks numbered from `number` * FAN_IN^`level` on, FAN_IN^`level` of them; at level 0 one block."""
+    """The blocks from number `number` * FAN_IN^`level` on: FAN_IN^`level` of them, or what the shard has left."""
 
     level: int
     shard: int
@@ -49,16 +51,23 @@ class Group(NamedTuple):
         """The group that it is merged into."""
         return Group(self.level + 1, self.shard, self.number // FAN_IN)
 
-    @property
-    def children(self) -> list[Group]:
-        """The groups that are merged into it, in their order."""
-        return [Group(self.level - 1, self.shard, self.number * FAN_IN + n) for n in range(FAN_IN)]
+    def children(self, ends: Ends) -> list[Group]:
+        """The groups that are merged into it, in their order: those that begin before the shard's end."""
+        first, width = self.number * FAN_IN, FAN_IN ** (self.level - 1)
+        last = min(first + FAN_IN, -(-ends[self.shard] // width)) if self.shard in ends else first + FAN_IN
+        return [Group(self.level - 1, self.shard, number) for number in range(first, last)]
+
+    def blocks(self, ends: Ends) -> list[str]:
+        """Its blocks: fewer where the shard ended before."""
+        width = FAN_IN**self.level
+        first = self.number * width
+        last = min(first + width, ends.get(self.shard, first + width))
+        return [make_block_id(self.shard, number) for number in range(first, last)]
 
     @property
-    def block_ids(self) -> list[str]:
-        """Its blocks."""
-        width = FAN_IN**self.level
-        return [make_block_id(self.shard, self.number * width + n) for n in range(width)]
+    def first_block(self) -> str:
+        """The block that it begins with."""
+        return make_block_id(self.shard, self.number * FAN_IN**self.level)
 
     def name(self, digest: str) -> str:
         """What its file of sums is called."""
@@ -90,14 +99,14 @@ def merged_digest(digests: Sequence[str]) -> str:
     return hashlib.sha256(" ".join(digests).encode()).hexdigest()[:DIGEST_DIGITS]
 
 
-def digest_of(group: Group, blocks: Mapping[str, str]) -> str | None:
+def digest_of(group: Group, blocks: Mapping[str, str], ends: Ends) -> str | None:
     """The digest of a group's sums from those of its blocks' entries; None where not all of these are known."""
     if group.level == 0:
-        entries = blocks.get(group.block_ids[0])
+        entries = blocks.get(group.first_block)
         return None if entries is None else entries[:DIGEST_DIGITS]
     digests = []
-    for child in group.children:
-        digest = digest_of(child, blocks)
+    for child in group.children(ends):
+        digest = digest_of(child, blocks, ends)
         if digest is None:
             return None
         digests.append(digest)
@@ -117,25 +126,25 @@ class Cover:
     lost: list[str]
 
 
-def cover(sources: Sequence[Source], markers: Sequence[BlockMarker]) -> Cover:
+def cover(sources: Sequence[Source], markers: Sequence[BlockMarker], ends: Ends) -> Cover:
     """Choose for every finished block the widest file that was made of its entries."""
     blocks = {marker.block_id: marker.entries_digest for marker in markers}
     uncovered, open_ = set(blocks), set[str]()
     used, superfluous = list[Source](), list[Source]()
     for source in sorted(sources, key=lambda each: (-each.group.level, each.group, each.path.name)):
-        of_group = source.group.block_ids
-        digest = digest_of(source.group, blocks)
+        of_group, first = source.group.blocks(ends), source.group.first_block
+        digest = digest_of(source.group, blocks, ends)
         if digest is None:
             open_.update(of_group)
-        elif digest == source.digest and of_group[0] in uncovered:
+        elif digest == source.digest and first in uncovered:
             used.append(source)
             uncovered.difference_update(of_group)
-        elif of_group[0] not in open_:
+        elif first not in open_:
             superfluous.append(source)
     return Cover(used, superfluous, sorted(uncovered), sorted(uncovered - open_))
 
 
-def ready(sources: Sequence[Source]) -> list[tuple[Group, list[Source]]]:
+def ready(sources: Sequence[Source], ends: Ends) -> list[tuple[Group, list[Source]]]:
     """The groups that can be merged, with what of, the smallest first."""
     present = {source.group for source in sources}
     children: dict[Group, list[Source]] = {}
@@ -146,9 +155,15 @@ def ready(sources: Sequence[Source]) -> list[tuple[Group, list[Source]]]:
     for group, members in sorted(children.items()):
         counts = Counter(source.group for source in members)
         # Of two files of one child only the end knows which one counts.
-        if len(counts) == FAN_IN == len(members):
+        if len(counts) == len(group.children(ends)) == len(members) and not _whole_shard(group, ends):
             found.append((group, sorted(members, key=lambda source: source.group)))
     return found
+
+
+def _whole_shard(group: Group, ends: Ends) -> bool:
+    """Whether its first child is the whole shard already."""
+    blocks = ends.get(group.shard)
+    return blocks is not None and group.number == 0 and blocks <= FAN_IN ** (group.level - 1)
 
 
 @contextmanager

@@ -28,6 +28,7 @@ from jacobian_core.lake.publish import publishing, withdraw_block
 from jacobian_core.lake.work_files import WorkFile, new_file
 from jacobian_core.numerics.pair_digits import PairDigits, added_up, of_entries
 from jacobian_core.pairs.adding import entries_of
+from jacobian_core.pairs.ended import list_ends
 from jacobian_core.pairs.latent_bytes import merged
 from jacobian_core.pairs.levels import Group, Source, alone, cover, list_sources, merged_digest, ready
 from jacobian_core.pairs.rows import CODES_SUFFIX, ROWS_SUFFIX, BlockRows, Facts, open_rows
@@ -60,7 +61,8 @@ def merge_ready(lake: Lake, run_id: str) -> int:
 
 
 def _next(lake: Lake, run_id: str) -> tuple[Group, list[Source]] | None:
-    for group, members in ready(list_sources(sums_folder(lake, run_id))):
+    folder = sums_folder(lake, run_id)
+    for group, members in ready(list_sources(folder), list_ends(folder)):
         if group.level > 1 or all(_counts(lake, run_id, source) for source in members):
             return group, members
     return None
@@ -68,7 +70,7 @@ def _next(lake: Lake, run_id: str) -> tuple[Group, list[Source]] | None:
 
 def _counts(lake: Lake, run_id: str, source: Source) -> bool:
     """Whether a block's rows are those that its marker names."""
-    marker = lake.marker(run_id, source.group.block_ids[0])
+    marker = lake.marker(run_id, source.group.first_block)
     return marker is not None and marker.entries_digest.startswith(source.digest)
 
 
@@ -85,7 +87,8 @@ def mend_sums(lake: Lake, run_id: str) -> None:
         if not mine or lake.manifest(run_id) is not None:
             return  # another worker merges, and has mended before
         markers = lake.markers(run_id)
-        found = cover(list_sources(sums_folder(lake, run_id)), markers)
+        folder = sums_folder(lake, run_id)
+        found = cover(list_sources(folder), markers, list_ends(folder))
         for block_id in found.lost:
             log.warning("run %s: the entries of block %s are gone and are computed again", run_id, block_id)
             withdraw_block(lake, run_id, block_id)
@@ -139,7 +142,7 @@ def _opened(lake: Lake, run_id: str, source: Source, copies: Path) -> Iterator[B
         with open_sums(path) as sums:
             yield sums
         return
-    marker = lake.marker(run_id, source.group.block_ids[0])
+    marker = lake.marker(run_id, source.group.first_block)
     with ExitStack() as held:
         rows = None if marker is None else held.enter_context(open_rows(path.parent, marker))
         if rows is None:

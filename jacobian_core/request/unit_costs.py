@@ -75,16 +75,18 @@ class Cost:
 class Merging:
     """How a run that does not keep entries merges on its way: `fan_in` files into one, from blocks of so many tokens.
 
-    The last group of each level, which is merged at the end, is left out; so is that groups end with a shard.
+    Groups end with a shard: each of `shards`, of equal size, is a file in the end. What merging the last groups of a
+    shard takes is left out.
     """
 
     block_tokens: float
     fan_in: int
+    shards: int = 1
 
     def levels(self, tokens: float) -> Iterator[float]:
         """Tokens of a group of each level that a run of so many tokens comes to."""
         group = self.block_tokens * self.fan_in
-        while group <= tokens:
+        while group <= tokens / self.shards:
             yield group
             group *= self.fan_in
 
@@ -100,9 +102,14 @@ class Merging:
 
     def most_bytes(self, tokens: float, growth: PairGrowth, entries_per_token: float) -> float:
         """The most that lies in the work folder: a file less than are merged, of every level."""
-        rows = min(tokens, self.block_tokens * (self.fan_in - 1)) * entries_per_token * _ROW_BYTES
-        merged = sum(min(self.fan_in - 1, tokens // group) * growth.at(group) for group in self.levels(tokens))
-        return rows + merged * _MERGED_BYTES
+        of_shard = tokens / self.shards
+        rows = min(of_shard, self.block_tokens * (self.fan_in - 1)) * entries_per_token * _ROW_BYTES
+        merged = sum(min(self.fan_in - 1, of_shard // group) * growth.at(group) for group in self.levels(tokens))
+        return rows + (merged + self.ended(tokens, growth)) * _MERGED_BYTES
+
+    def ended(self, tokens: float, growth: PairGrowth) -> float:
+        """Pairs in the files of all shards but the last one."""
+        return (self.shards - 1) * growth.at(tokens / self.shards)
 
 
 @dataclass(frozen=True)
@@ -156,8 +163,9 @@ class UnitCosts:
             return 0.0, _ENTRY_WEIGHT * entries + last, entries * _ROW_BYTES
         weights = (_ENTRY_WEIGHT, _PAIR_WEIGHT)
         merges = self.merging.weight(tokens, self.growth, self.entries_per_token, weights)
-        left = tokens % (self.merging.block_tokens * self.merging.fan_in) * self.entries_per_token
+        left = tokens / self.merging.shards % (self.merging.block_tokens * self.merging.fan_in) * self.entries_per_token
         merged = sum(self.growth.at(group) for group in self.merging.levels(tokens))
+        merged += self.merging.ended(tokens, self.growth)
         return (
             merges, _ENTRY_WEIGHT * (left + merged) + last,
             self.merging.most_bytes(tokens, self.growth, self.entries_per_token),

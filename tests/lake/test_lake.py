@@ -19,7 +19,7 @@ from tests.lake.builders import IDENTITY, RUN, write_block, write_pair_stats, wr
 def test_a_lake_is_made_once_and_opened_after(tmp_path: Path) -> None:
     first = Lake.create(tmp_path / "a" / "lake")
     described = first.description_path.read_bytes()
-    assert json.loads(described) == {"format": "jacobian-flows lake", "schema_version": 3}
+    assert json.loads(described) == {"format": "jacobian-flows lake", "schema_version": 4}
     Lake.create(first.root)
     assert Lake.open(str(first.root)).root == first.root
     assert first.description_path.read_bytes() == described
@@ -54,7 +54,7 @@ def test_a_lake_that_another_worker_makes_at_the_same_moment(tmp_path: Path, mon
     assert (tmp_path / "tokens").is_dir()  # the moment did come
 
 
-@pytest.mark.parametrize(("version", "remedy"), [(4, "Update jacobian-flows"), (0, "Start a new lake"), (None, "new")])
+@pytest.mark.parametrize(("version", "remedy"), [(5, "Update jacobian-flows"), (0, "Start a new lake"), (None, "new")])
 def test_another_schema_version_is_refused(lake: Lake, version: object, remedy: str) -> None:
     lake.description_path.write_text(json.dumps({"format": "jacobian-flows lake", "schema_version": version}))
     with pytest.raises(LakeError, match=f"schema version {version}.*{remedy}"):
@@ -161,7 +161,7 @@ def test_a_record_with_a_number_that_is_none_is_refused(lake: Lake, value: float
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"schema_version": 4}, "schema version 4.*Update jacobian-flows"),
+        ({"schema_version": 5}, "schema version 5.*Update jacobian-flows"),
         ({"surprise": 1}, "surprise: Extra inputs are not permitted"),
         ({"blocks": "none"}, "blocks: Input should be a valid array"),
     ],

@@ -16,6 +16,7 @@ from jacobian_core.lake.layout import Lake
 from jacobian_core.lake.publish import withdraw_block
 from jacobian_core.lake.verify import verify_lake
 from jacobian_core.pairs import build, levels, merging, sums_file
+from jacobian_core.pairs.ended import list_ends, record_end
 from jacobian_core.pairs.levels import Group, digest_of, list_sources, ready
 from jacobian_core.pairs.merging import mend_sums, merge_ready
 from jacobian_core.pairs.summed import sums_folder
@@ -243,12 +244,87 @@ def test_a_damaged_entry_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
 def test_groups_are_fixed_runs_of_blocks(fan_in: Callable[[int], None]) -> None:
     fan_in(3)
     group = Group(2, 4, 1)
-    assert group.block_ids == [f"0004-{n:06d}" for n in range(9, 18)]
-    assert [child.block_ids for child in group.children] == [group.block_ids[n : n + 3] for n in (0, 3, 6)]
-    assert all(child.parent == group for child in group.children)
-    digests = {block_id: f"{n:064x}" for n, block_id in enumerate(group.block_ids)}
-    assert digest_of(group, {k: d for k, d in digests.items() if k != group.block_ids[4]}) is None
-    assert digest_of(group, digests) != digest_of(group, {**digests, group.block_ids[4]: "f" * 64})
+    blocks = [f"0004-{n:06d}" for n in range(9, 18)]
+    assert group.blocks({}) == group.blocks({3: 11, 4: 18}) == blocks
+    assert [child.blocks({}) for child in group.children({})] == [blocks[n : n + 3] for n in (0, 3, 6)]
+    assert all(child.parent == group for child in group.children({}))
+    digests = {block_id: f"{n:064x}" for n, block_id in enumerate(blocks)}
+    assert digest_of(group, {k: d for k, d in digests.items() if k != blocks[4]}, {}) is None
+    assert digest_of(group, digests, {}) != digest_of(group, {**digests, blocks[4]: "f" * 64}, {})
+
+
+def test_the_last_group_of_a_shard_has_what_is_left(fan_in: Callable[[int], None]) -> None:
+    fan_in(3)
+    group, ends = Group(2, 4, 1), {4: 13}
+    blocks = [f"0004-{n:06d}" for n in range(9, 13)]
+    assert group.blocks(ends) == blocks
+    assert [child.blocks(ends) for child in group.children(ends)] == [blocks[:3], blocks[3:]]
+    digests = {block_id: f"{n:064x}" for n, block_id in enumerate(blocks)}
+    assert digest_of(group, digests, ends) is not None
+    assert digest_of(group, digests, {}) is digest_of(group, digests, {4: 14}) is None
+    assert Group(2, 4, 2).blocks(ends) == Group(2, 4, 2).children(ends) == []
+
+
+@pytest.mark.parametrize("number", range(1, 13))
+@pytest.mark.parametrize("last", [False, True])
+def test_a_shard_that_ended_is_one_file(tmp_path: Path, fan_in: Callable[[int], None], number: int, last: bool) -> None:
+    """Whether its end is known before its last block is finished, or after; and the sums are the same."""
+    fan_in(2)
+    tokens = TOKENS[: number * SIZE]
+    lake, expected = begin(tmp_path / "ended"), _kept(tmp_path / "kept", tokens=tokens)
+    folder = sums_folder(lake, RANDOM_RUN)
+    blocks = blocks_of(tokens, SIZE)
+    for block_id, tables in blocks.items():
+        if block_id == max(blocks) and not last:
+            record_end(lake, RANDOM_RUN, folder, 0, number)
+        write_block(lake, block_id, tables)
+        merge_ready(lake, RANDOM_RUN)
+    if last:
+        assert len(list_sources(folder)) == number.bit_count()
+        record_end(lake, RANDOM_RUN, folder, 0, number)
+        merge_ready(lake, RANDOM_RUN)
+    (source,) = list_sources(folder)
+    assert source.group.level == (number - 1).bit_length()
+    assert pair_bytes(lake) == expected
+    mend_sums(lake, RANDOM_RUN)
+    assert lake.done_blocks(RANDOM_RUN) == sorted(blocks)
+    assert pair_bytes(lake) == expected
+
+
+@pytest.mark.parametrize("said", [None, 10, 12])
+def test_an_end_that_is_not_that_of_the_sums(tmp_path: Path, fan_in: Callable[[int], None], said: int | None) -> None:
+    """It was lost, or the shard was changed: nothing counts twice, and what nothing stands for is made again."""
+    fan_in(2)
+    tokens = TOKENS[: 11 * SIZE]
+    lake, blocks = begin(tmp_path / "ended"), blocks_of(tokens, SIZE)
+    folder = sums_folder(lake, RANDOM_RUN)
+    record_end(lake, RANDOM_RUN, folder, 0, 11)
+    for block_id, tables in blocks.items():
+        write_block(lake, block_id, tables)
+    merge_ready(lake, RANDOM_RUN)
+    (end,) = [path for path in files.list_folder(folder) if "-ended-" in path.name]
+    files.remove(end)
+    if said is not None:
+        record_end(lake, RANDOM_RUN, folder, 0, said)
+    with pytest.raises(LakeError, match="the sums of 11 blocks are gone"):
+        pair_bytes(lake)
+    mend_sums(lake, RANDOM_RUN)
+    for path in [path for path in files.list_folder(folder) if "-ended-" in path.name]:
+        files.remove(path)
+    record_end(lake, RANDOM_RUN, folder, 0, 11)  # the shard is read again
+    for block_id in sorted(set(blocks) - set(lake.done_blocks(RANDOM_RUN))):
+        write_block(lake, block_id, blocks[block_id])
+    merge_ready(lake, RANDOM_RUN)
+    assert pair_bytes(lake) == _kept(tmp_path / "kept", tokens=tokens)
+
+
+def test_two_ends_are_none(tmp_path: Path) -> None:
+    lake = begin(tmp_path)
+    folder = sums_folder(lake, RANDOM_RUN)
+    for shard, number in ((0, 3), (1, 4), (1, 4), (1, 5)):
+        record_end(lake, RANDOM_RUN, folder, shard, number)
+    assert list_ends(folder) == {0: 3}
+    assert list_sources(folder) == []
 
 
 def test_two_files_of_one_block_are_not_merged(tmp_path: Path, fan_in: Callable[[int], None]) -> None:
@@ -260,4 +336,4 @@ def test_two_files_of_one_block_are_not_merged(tmp_path: Path, fan_in: Callable[
     write_block(lake, "0000-000000", blocks["0000-000002"])
     write_block(lake, "0000-000001", blocks["0000-000001"])
     assert _levels(lake) == Counter({0: 3})
-    assert ready(list_sources(sums_folder(lake, RANDOM_RUN))) == []
+    assert ready(list_sources(sums_folder(lake, RANDOM_RUN)), {}) == []

@@ -124,6 +124,17 @@ def test_merges_of_every_level_are_counted() -> None:
     assert merging.most_bytes(90, growth, 5.0) == pytest.approx(10 * 5 * 6.5 + (40 + 80 + 160) * 14.0, rel=1e-6)
 
 
+def test_shards_are_a_file_each_in_the_end() -> None:
+    """Of 3 shards of 90 tokens two are ended, of 180 pairs each; the third is the run of 90 tokens, above."""
+    growth = PairGrowth(10, 20, 20, 40, 10**9)
+    alone, merging = Merging(10.0, 2), Merging(10.0, 2, 3)
+    assert list(merging.levels(270)) == [20, 40, 80]
+    assert merging.ended(270, growth) == pytest.approx(2 * 180, rel=1e-6)
+    assert alone.ended(270, growth) == 0
+    most = alone.most_bytes(90, growth, 5.0) + 2 * 180 * 14.0
+    assert merging.most_bytes(270, growth, 5.0) == pytest.approx(most, rel=1e-6)
+
+
 def test_the_disk_of_aggregates_does_not_grow_with_tokens() -> None:
     growth = PairGrowth(1_000, 40_000, 2_000, 60_000, 10**6)
     units = UnitCosts(

@@ -53,7 +53,7 @@ def test_another_worker_is_faster(store: S3Server, tiny: Path, cache: Path, monk
     for block in pipeline.stage_blocks(run, run.shards[0], None, None, 2).blocks:
         pipeline.compute_block(run, block.block_id)
     folder = sums_folder(lake, run.run_id)
-    (chosen,) = ready(list_sources(folder))
+    (chosen,) = ready(list_sources(folder), {})
     assert merging.merge_ready(lake, run.run_id) == 1
     merged = [path.name for path in files.list_folder(folder)]
     monkeypatch.setattr(merging, "_next", lambda *_: chosen)
