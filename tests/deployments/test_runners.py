@@ -64,6 +64,7 @@ def test_two_ray_workers_give_the_bytes_of_one_process(tiny: Path, tmp_path: Pat
     config = tiny_config(tiny, tmp_path / "lake", corpus={"block_tokens": 150})
     (tmp_path / "config.json").write_text(config.model_dump_json())
     wanted = {"JACOBIAN_TASK_RUNNER": "ray", "JACOBIAN_RAY_DEVICES": "2", "JACOBIAN_RAY_GPUS": "0"}
+    wanted["RAY_DEDUP_LOGS"] = "0"  # or lines of one worker stand for those of both
     ran = subprocess.run(
         [sys.executable, "-c", RUN, str(tmp_path / "config.json")],
         env=environment(tmp_path, PREFECT_API_URL=prefect_api, OMP_NUM_THREADS="1", **wanted),
@@ -76,4 +77,4 @@ def test_two_ray_workers_give_the_bytes_of_one_process(tiny: Path, tmp_path: Pat
     computing = {
         line.split("pid=")[1].split(")")[0] for line in ran.stderr.splitlines() if "pid=" in line and "compute" in line
     }
-    assert len(computing) == 2
+    assert len(computing) == 2, [line for line in ran.stderr.splitlines() if "pid=" in line]
