@@ -9,9 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import pyarrow as pa
@@ -63,10 +64,10 @@ def make_rows(lake: Lake, run_id: str, folder: Path, marker: BlockMarker) -> boo
     if marker.entries_sha256 is not None:
         problem = f"{folder}: the entries of block {marker.block_id} are gone; the run does not keep entries."
         raise LakeError(problem, "Start the same command again: the block is computed anew.")
-    token_ids = _columns(lake, marker, "tokens", ("token_id",)).column("token_id").to_numpy()
-    entries = _columns(lake, marker, "jacobian_entries", ENTRY_COLUMNS)
+    token_ids = _Part(lake, marker, "tokens").column("token_id").to_numpy()
     dropped = marker.totals["entries_stored"] != marker.totals["entries_total"]
-    codes = _columns(lake, marker, "latents", CODE_COLUMNS) if dropped else None
+    codes = _Part(lake, marker, "latents") if dropped else None
+    entries = _Part(lake, marker, "jacobian_entries")
     _, made = encode_rows(rows_name(marker), marker.entries_digest, token_ids, entries, codes)
     if not lake.locks or folder != rows_folder(lake, run_id):
         _write_all(folder, made)
@@ -87,21 +88,37 @@ def _write_all(folder: Path, made: dict[str, bytes]) -> None:
         files.write_atomic(folder / name, content)
 
 
-def _columns(lake: Lake, marker: BlockMarker, table: str, columns: tuple[str, ...]) -> pa.Table:
-    path = lake.root / marker.parts[table].path
-    with open_part(path) as file, files.lake_errors(path, "read the file"):
-        try:
-            return file.read(columns=list(columns))
-        except pa.ArrowException as error:
-            raise LakeError(f"{path}: can't be read: {error}.", "Try `jacobian verify`.") from error
+@runtime_checkable
+class Columns(Protocol):
+    """Something that has columns, such as a table."""
+
+    def column(self, name: str, /) -> Any:
+        """A column."""
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A block's part, of which a column is read when it is asked for: all at once would be most of the memory here."""
+
+    lake: Lake
+    marker: BlockMarker
+    table: str
+
+    def column(self, name: str) -> Any:
+        path = self.lake.root / self.marker.parts[self.table].path
+        with open_part(path) as file, files.lake_errors(path, "read the file"):
+            try:
+                return file.read(columns=[name]).column(name)
+            except pa.ArrowException as error:
+                raise LakeError(f"{path}: can't be read: {error}.", "Try `jacobian verify`.") from error
 
 
 def encode_rows(
     name: str,
     digest: str | None,
     token_ids: Int64[np.ndarray, "tokens"],
-    entries: pa.Table,
-    codes: pa.Table | None,
+    entries: Columns,
+    codes: Columns | None,
     latents: pa.Table | None = None,
 ) -> tuple[str, dict[str, bytes]]:
     """The digest of a block's entries (without one, that of its rows, which ends the name), and its files by name.
@@ -109,33 +126,37 @@ def encode_rows(
     `codes` is the block's `latents` where entries were dropped, else None; `latents` are its sums by latent
     (`latent_bytes.py`) where nothing else is kept of these.
     """
-    ids, out, in_, value = (entries.column(column).to_numpy() for column in ENTRY_COLUMNS)
-    starts = np.flatnonzero(changes(ids) | changes(out))
-    key = np.searchsorted(token_ids, ids[starts]) << 32 | out[starts]
+    starts, key, count = _rows_of(token_ids, entries)
+    in_ = entries.column("in_latent").to_numpy()
     if codes is None:
         row_key, begins, inputs, lists = key, starts, in_, None
     else:
         row_key, inputs, lists = _coded(token_ids, codes)
-        begins = np.append(starts, len(ids))[np.searchsorted(key, row_key)]
-    row_out, offsets = row_key & 0xFFFFFFFF, np.append(begins, len(out))
+        begins = np.append(starts, count)[np.searchsorted(key, row_key)]
+    row_out, offsets = row_key & 0xFFFFFFFF, np.append(begins, count)
     widths = [int(side.max()) + 1 if len(side) else 0 for side in (row_out, inputs)]
-    table = pa.table(
-        {
-            "out_latent": row_out.astype(np.uint32),
-            "token": (row_key >> 32).astype(np.int32),
-            "in_latent": _lists(offsets, in_.astype(np.uint16 if widths[1] <= _NARROW else np.uint32)),
-            "value": _lists(offsets, value),
-        }
-    ).take(np.argsort(row_out, kind="stable"))
-    cuts = _cuts(table.column("in_latent").combine_chunks())
-    if digest is None:
-        digest = _digest_of(table, lists, latents)
-        name = f"{name}-{digest[:DIGEST_DIGITS]}"
+    in_ = in_.astype(np.uint16 if widths[1] <= _NARROW else np.uint32)
+    del inputs
+    value = entries.column("value").to_numpy()
     magnitude = np.abs(value)
     facts = Facts(
         len(token_ids), float(magnitude.max(initial=0)), float(magnitude.min(initial=math.inf, where=magnitude > 0)),
         (widths[0], widths[1]), codes is not None,
     )  # fmt: skip
+    del magnitude
+    table = pa.table(
+        {
+            "out_latent": row_out.astype(np.uint32),
+            "token": (row_key >> 32).astype(np.int32),
+            "in_latent": _lists(offsets, in_),
+            "value": _lists(offsets, value),
+        }
+    ).take(np.argsort(row_out, kind="stable"))
+    del in_, value
+    cuts = _cuts(table.column("in_latent").combine_chunks())
+    if digest is None:
+        digest = _digest_of(table, lists, latents)
+        name = f"{name}-{digest[:DIGEST_DIGITS]}"
     header = {
         "version": VERSION, "entries_sha256": digest, **facts.record(),
         "first_out_latents": table.column("out_latent").to_numpy()[cuts[:-1]].tolist(),
@@ -145,6 +166,13 @@ def encode_rows(
         metadata[LATENTS_HEADER] = packed(latents)
     made = {} if lists is None else {f"{name}{CODES_SUFFIX}": _encode(lists, [0, lists.num_rows], {})}
     return digest, made | {f"{name}{ROWS_SUFFIX}": _encode(table, cuts, metadata)}  # written last: it vouches
+
+
+def _rows_of(token_ids: Int64[np.ndarray, "tokens"], entries: Columns) -> tuple[Any, Any, int]:
+    """Where rows begin, their token's ordinal << 32 | output latent, and how many entries there are."""
+    ids, out = (entries.column(name).to_numpy() for name in ("token_id", "out_latent"))
+    starts = np.flatnonzero(changes(ids) | changes(out))
+    return starts, np.searchsorted(token_ids, ids[starts]) << 32 | out[starts], len(ids)
 
 
 def _digest_of(*tables: pa.Table | None) -> str:
@@ -159,7 +187,7 @@ def _digest_of(*tables: pa.Table | None) -> str:
     return found.hexdigest()
 
 
-def _coded(token_ids: Int64[np.ndarray, "tokens"], codes: pa.Table) -> tuple[Any, Any, pa.Table]:
+def _coded(token_ids: Int64[np.ndarray, "tokens"], codes: Columns) -> tuple[Any, Any, pa.Table]:
     """The key of every active output latent, all active input latents, and these as a list a token."""
     side = codes.column("side").to_numpy(zero_copy_only=False) == "out"
     token = np.searchsorted(token_ids, codes.column("token_id").to_numpy())

@@ -52,7 +52,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def _entries(opened: list[str]) -> list[str]:
-    return sorted(name.split("/")[1] for name in opened if name.startswith("jacobian_entries/"))
+    return sorted({name.split("/")[1] for name in opened if name.startswith("jacobian_entries/")})
 
 
 @pytest.mark.parametrize("min_abs", [0.0, 0.02])
