@@ -64,11 +64,10 @@ def make_rows(lake: Lake, run_id: str, folder: Path, marker: BlockMarker) -> boo
     if marker.entries_sha256 is not None:
         problem = f"{folder}: the entries of block {marker.block_id} are gone; the run does not keep entries."
         raise LakeError(problem, "Start the same command again: the block is computed anew.")
-    token_ids = _Part(lake, marker, "tokens").column("token_id").to_numpy()
     dropped = marker.totals["entries_stored"] != marker.totals["entries_total"]
     codes = _Part(lake, marker, "latents") if dropped else None
-    entries = _Part(lake, marker, "jacobian_entries")
-    _, made = encode_rows(rows_name(marker), marker.entries_digest, token_ids, entries, codes)
+    tokens, entries = (_Part(lake, marker, name) for name in ("tokens", "jacobian_entries"))
+    _, made = encode_rows(rows_name(marker), marker.entries_digest, tokens, entries, codes)
     if not lake.locks or folder != rows_folder(lake, run_id):
         _write_all(folder, made)
         return True
@@ -116,7 +115,7 @@ class _Part:
 def encode_rows(
     name: str,
     digest: str | None,
-    token_ids: Int64[np.ndarray, "tokens"],
+    tokens: Columns,
     entries: Columns,
     codes: Columns | None,
     latents: pa.Table | None = None,
@@ -126,7 +125,8 @@ def encode_rows(
     `codes` is the block's `latents` where entries were dropped, else None; `latents` are its sums by latent
     (`latent_bytes.py`) where nothing else is kept of these.
     """
-    starts, key, count = _rows_of(token_ids, entries)
+    token_ids = tokens.column("token_id").to_numpy()
+    starts, key, count = _rows_of(tokens, entries, dropped=codes is not None)
     in_ = entries.column("in_latent").to_numpy()
     if codes is None:
         row_key, begins, inputs, lists = key, starts, in_, None
@@ -151,28 +151,41 @@ def encode_rows(
             "in_latent": _lists(offsets, in_),
             "value": _lists(offsets, value),
         }
-    ).take(np.argsort(row_out, kind="stable"))
+    )
+    order = np.argsort(row_out, kind="stable")
     del in_, value
-    cuts = _cuts(table.column("in_latent").combine_chunks())
+    cuts = _cuts(np.diff(offsets)[order])
     if digest is None:
+        table, order = table.take(order), np.arange(len(order))
         digest = _digest_of(table, lists, latents)
         name = f"{name}-{digest[:DIGEST_DIGITS]}"
     header = {
         "version": VERSION, "entries_sha256": digest, **facts.record(),
-        "first_out_latents": table.column("out_latent").to_numpy()[cuts[:-1]].tolist(),
+        "first_out_latents": table.column("out_latent").to_numpy()[order[cuts[:-1]]].tolist(),
     }  # fmt: skip
     metadata: Metadata = {HEADER: json.dumps(header).encode()}
     if latents is not None:
         metadata[LATENTS_HEADER] = packed(latents)
-    made = {} if lists is None else {f"{name}{CODES_SUFFIX}": _encode(lists, [0, lists.num_rows], {})}
-    return digest, made | {f"{name}{ROWS_SUFFIX}": _encode(table, cuts, metadata)}  # written last: it vouches
+    made = (
+        {}
+        if lists is None
+        else {f"{name}{CODES_SUFFIX}": _encode(lists, np.arange(lists.num_rows), [0, lists.num_rows], {})}
+    )
+    return digest, made | {f"{name}{ROWS_SUFFIX}": _encode(table, order, cuts, metadata)}  # last: it vouches
 
 
-def _rows_of(token_ids: Int64[np.ndarray, "tokens"], entries: Columns) -> tuple[Any, Any, int]:
+def _rows_of(tokens: Columns, entries: Columns, dropped: bool) -> tuple[Any, Any, int]:
     """Where rows begin, their token's ordinal << 32 | output latent, and how many entries there are."""
-    ids, out = (entries.column(name).to_numpy() for name in ("token_id", "out_latent"))
-    starts = np.flatnonzero(changes(ids) | changes(out))
-    return starts, np.searchsorted(token_ids, ids[starts]) << 32 | out[starts], len(ids)
+    out = entries.column("out_latent").to_numpy()
+    new = changes(out)
+    if dropped:
+        ids = entries.column("token_id").to_numpy()
+        starts = np.flatnonzero(new | changes(ids))
+        return starts, np.searchsorted(tokens.column("token_id").to_numpy(), ids[starts]) << 32 | out[starts], len(out)
+    ends = np.cumsum(tokens.column("entries_total").to_numpy(), dtype=np.int64)  # 8 bytes an entry need not be read
+    new[ends[ends < len(out)]] = True
+    starts = np.flatnonzero(new)
+    return starts, np.searchsorted(ends, starts, "right") << 32 | out[starts], len(out)
 
 
 def _digest_of(*tables: pa.Table | None) -> str:
@@ -203,21 +216,21 @@ def _lists(offsets: Int64[np.ndarray, "rows_plus_1"], values: Shaped[np.ndarray,
     return of_type.from_arrays(pa.array(offsets.astype(np.int32)), pa.array(values))
 
 
-def _cuts(lists: Any) -> list[int]:
+def _cuts(lengths: Int64[np.ndarray, "rows"]) -> list[int]:
     """Row numbers at which record batches begin, and the end: batches of about `_BATCH_ENTRIES` entries."""
-    if not len(lists):
+    if not len(lengths):
         return [0]
-    ends = lists.offsets.to_numpy()[1:] - lists.offsets.to_numpy()[0]
+    ends = np.cumsum(lengths)
     inner = np.searchsorted(ends, np.arange(_BATCH_ENTRIES, int(ends[-1]), _BATCH_ENTRIES))
-    return [int(cut) for cut in np.unique(np.concatenate([[0], inner, [len(lists)]]))]
+    return [int(cut) for cut in np.unique(np.concatenate([[0], inner, [len(lengths)]]))]
 
 
-def _encode(table: pa.Table, cuts: list[int], metadata: Metadata) -> bytes:
+def _encode(table: pa.Table, order: Int64[np.ndarray, "rows"], cuts: list[int], metadata: Metadata) -> bytes:
+    """An Arrow file of a table's rows in some order, a record batch at a time."""
     schema = table.schema.with_metadata(metadata)
-    whole = table.cast(schema).combine_chunks()
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, schema) as writer:
         for start, stop in pairwise(cuts):
-            for batch in whole.slice(start, stop - start).to_batches():
+            for batch in table.take(order[start:stop]).cast(schema).combine_chunks().to_batches():
                 writer.write_batch(batch)
     return bytes(sink.getvalue().to_pybytes())

@@ -56,10 +56,9 @@ class BlockEntries:
         """Write the rows, for `BlockWriter.publish` to place. LakeError where that fails; nothing is left then."""
         tokens, latents, entries = (self._table(name) for name in (TOKENS.name, LATENTS.name, JACOBIAN_ENTRIES.name))
         dropped = int(tokens.column("entries_total").to_numpy().sum()) != entries.num_rows
-        token_ids = tokens.column("token_id").to_numpy()
         sums = None if LATENTS.name in self._kept else table_of(added_up(self._latents))
         codes = latents if dropped else None
-        digest, contents = encode_rows(self._block_id, None, token_ids, entries, codes, sums)
+        digest, contents = encode_rows(self._block_id, None, tokens, entries, codes, sums)
         made: list[WorkFile] = []
         try:
             for name, content in contents.items():
