@@ -16,7 +16,7 @@ from jaxtyping import Float32, Int32, Int64, Shaped, UInt8, UInt64
 
 from jacobian_core.pairs.rows import COACTIVE_AS_ONE, Codes, Rows
 
-PASS_ENTRIES = 200_000
+PASS_ENTRIES = 150_000
 """Entries that are worked on at once, or those of one output latent: what fits the cache. 1,000,000 take
 longer by a third."""
 _NARROW = 1 << 16

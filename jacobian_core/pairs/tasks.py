@@ -21,7 +21,7 @@ _ENTRIES_A_BLOCK = 20_000
 150 while its pair is summed (`by_pair.PASS_ENTRIES`)."""
 _LEAST_ENTRIES, _MOST_ENTRIES = 300_000, 2_000_000
 _TASK_PAIRS = (1 << 31) - 1
-PART_ENTRIES = 300_000
+PART_ENTRIES = 200_000
 """An output latent with more is a task of its own, and summed in parts."""
 
 
