@@ -50,7 +50,7 @@ def measure(options: Options) -> Results:
 def published_interventions(sandwich: Sandwich, x: Tensor, pairs: int) -> list[Tensor]:
     """What the output latent does when the input latent of each of a token's first pairs is set to 0."""
     dense = Dense(sandwich)
-    s = dense.encode(x, output=False)
+    s, _ = dense.encode(x, output=False)
     t = dense.run(s)
     found = []
     for i, j in torch.cartesian_prod(torch.nonzero(t)[:, 0], torch.nonzero(s)[:, 0])[:pairs]:
@@ -88,10 +88,10 @@ def _interventions(computer: BlockComputer, x: Tensor, turns: int) -> dict[str, 
 def averaging_cell(sandwich: Sandwich, x: Tensor) -> Tensor:
     """The notebook's cell: dense sums and maxima of |J| over tokens, by autograd."""
     dense = Dense(sandwich)
-    total = torch.zeros(sandwich.outputs.latents, sandwich.inputs.latents)
+    total = torch.zeros(sandwich.outputs.latents, sandwich.inputs.latents, dtype=x.dtype)
     largest = torch.zeros_like(total)
     for token in x:
-        s = dense.encode(token, output=False)
+        s, _ = dense.encode(token, output=False)
         t = dense.run(s)
 
         def sliced(code: Tensor) -> Tensor:

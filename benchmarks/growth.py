@@ -16,8 +16,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.measure import peak_bytes
 from benchmarks.suite import Figures, Options, Results
+from jacobian_core.memory import peak_resident_bytes
 
 if TYPE_CHECKING:
     from jacobian_core.config import RunConfig
@@ -114,7 +114,7 @@ def _run(config: RunConfig) -> Figures:
     return {
         "tokens": float(summary.tokens), "entries": float(summary.entries_stored), "bytes": float(summary.bytes),
         "tokens_per_second": summary.tokens / (computed - computing), "publish_seconds": ended - computed,
-        "seconds": ended - started, "peak_bytes": peak_bytes(),
+        "seconds": ended - started, "peak_bytes": float(peak_resident_bytes()),
     }  # fmt: skip
 
 
@@ -136,7 +136,11 @@ def _sql(config: RunConfig) -> Figures:
     if failed:
         raise SystemExit(f"checks failed: {', '.join(failed)}")
     reported = time.perf_counter()
-    return {"check_seconds": checked - started, "seconds": reported - checked, "peak_bytes": peak_bytes()}
+    return {
+        "check_seconds": checked - started,
+        "seconds": reported - checked,
+        "peak_bytes": float(peak_resident_bytes()),
+    }
 
 
 if __name__ == "__main__":

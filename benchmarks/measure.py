@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import resource
 import statistics
-import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -42,12 +40,6 @@ def interleaved(
             run()
             seconds[name].append(clock() - started)
     return {name: Timing(tuple(found)) for name, found in seconds.items()}
-
-
-def peak_bytes() -> float:
-    """This process' largest resident memory so far, in bytes."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return float(peak if sys.platform == "darwin" else 1024 * peak)
 
 
 def gemm_rate(rows: int = 2048, inner: int = 512, columns: int = 2048) -> Callable[[], object]:

@@ -12,7 +12,6 @@ reads the same parts into two float32 matrices of 16384 x 16384, the sum and the
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.suite import Figures, Options, Results
+from jacobian_core.memory import peak_resident_bytes
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -86,7 +86,7 @@ def _aggregate(folder: Path, _blocks: int) -> Figures:
     clock.done("pair_stats")
     _publish(lake, [pairs, publish_part(lake, build_threshold_counts(lake, RUN, config, above))])
     clock.done("threshold_counts")
-    after_sums = _peak()
+    after_sums = float(peak_resident_bytes())
     with connect(lake, [RUN], config.duckdb_memory) as connection:
         table = run_report(connection, "threshold_fractions", {})
     clock.done("threshold_fractions")
@@ -195,13 +195,7 @@ def _dense(folder: Path, _blocks: int) -> Figures:
     return {"seconds": time.perf_counter() - started, "core_seconds": time.process_time() - used, "pairs": pairs}
 
 
-def _peak() -> float:
-    """This process' largest resident memory so far, in bytes."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return float(peak if sys.platform == "darwin" else 1024 * peak)
-
-
 if __name__ == "__main__":
     steps = {"generate": _generate, "aggregate": _aggregate, "dense": _dense, "reports": _reports, "turns": _turns}
     found = steps[sys.argv[1]](Path(sys.argv[2]), int(sys.argv[3]))
-    print(json.dumps(found | {"peak_bytes": _peak()}))
+    print(json.dumps(found | {"peak_bytes": float(peak_resident_bytes())}))

@@ -9,10 +9,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from jacobian_core.memory import _CACHES, KEPT_PRODUCTS, _glibc, free_pages
+from jacobian_core.memory import _CACHES, KEPT_PRODUCTS, _glibc, free_pages, peak_resident_bytes
 from tests.tiny import run_pipeline, tiny_config
 
 pytestmark = pytest.mark.skipif(_glibc() is None, reason="needs glibc")
@@ -87,3 +88,15 @@ def test_a_run_bounds_them(tiny: Path, tmp_path: Path) -> None:
     run_pipeline(tiny_config(tiny, tmp_path / "lake"))
     assert free_pages.allowed is not None
     assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == os.environ["LRU_CACHE_CAPACITY"] == str(KEPT_PRODUCTS)
+
+
+def test_the_peak_is_the_process_own() -> None:
+    """A process that was started by a large one, whose peak `getrusage` would give it, and one that became large."""
+    code = "from jacobian_core.memory import peak_resident_bytes as peak\n{}\nprint(peak())"
+    large = np.ones(400 << 20, np.uint8)
+    small, grown = (
+        int(subprocess.run([sys.executable, "-c", code.format(line)], stdout=subprocess.PIPE, check=True).stdout)
+        for line in ("", "held = bytearray(b'x') * (300 << 20)")
+    )
+    assert small < large.nbytes / 2 < large.nbytes < peak_resident_bytes()
+    assert grown > small + (250 << 20)

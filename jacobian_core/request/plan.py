@@ -9,8 +9,6 @@ what the first blocks took beyond the later ones' rate is added once.
 
 from __future__ import annotations
 
-import resource
-import sys
 import tempfile
 import time
 from dataclasses import dataclass, field
@@ -21,6 +19,7 @@ from jacobian_core.config import RunConfig
 from jacobian_core.errors import CorpusError
 from jacobian_core.lake.layout import Lake
 from jacobian_core.lake.manifest import RunManifest
+from jacobian_core.memory import peak_resident_bytes
 from jacobian_core.request.unit_costs import Merging, PairGrowth, UnitCosts
 from jacobian_core.step_values import BlockResult, RunRef
 
@@ -83,7 +82,7 @@ def plan_run(config: RunConfig) -> Plan:
         tokens=tokens,
         entries=round(cost.entries),
         bytes_on_disk=round(cost.bytes),
-        peak_memory_bytes=_peak_memory(),
+        peak_memory_bytes=peak_resident_bytes(),
         accumulator_bytes=measured.accumulator_bytes,
         seconds=cost.total_seconds,
         basis=f"{sampled}; tokens: {source}",
@@ -218,9 +217,3 @@ def _accumulators(run: RunRef) -> int:
 
     pair = describe_pair(Path(run.artifact.folder))
     return accumulator_bytes(pair.n_out_latents, pair.n_in_latents, run.config.all_inputs.tiles)
-
-
-def _peak_memory() -> int:
-    """The process' largest resident set so far, in bytes."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
