@@ -5,6 +5,8 @@ In float64, so they agree to 1e-9.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
@@ -61,17 +63,25 @@ def test_methods_give_the_same_jacobian(sandwich: Sandwich, x: Tensor) -> None:
 
 
 def test_sums_of_the_notebooks_cell(sandwich: Sandwich, x: Tensor) -> None:
-    total = averaging_cell(sandwich, x)
-    torch.testing.assert_close(total, _ours(sandwich, x).abs().sum(0), rtol=1e-9, atol=1e-9)
+    """Rows of active output latents against every input latent, active or not, from the reference's autograd."""
+    function, expected = _reference(sandwich), torch.zeros(sandwich.outputs.latents, sandwich.inputs.latents)
+    for token in x:
+        s, _ = Dense(sandwich).encode(token, output=False)
+        jacobian = torch.autograd.functional.jacobian(function, s)
+        expected = expected + torch.where((function(s) > 0)[:, None], jacobian.abs(), 0)
+    torch.testing.assert_close(averaging_cell(sandwich, x), expected, rtol=1e-9, atol=1e-9)
+    assert (expected > 0).sum() > (_ours(sandwich, x).abs().sum(0) > 0).sum()
+
+
+def _reference(sandwich: Sandwich) -> Callable[[Tensor], Tensor]:
+    return reference.sandwich_at_reconstruction(DenseTopK(sandwich.inputs), sandwich.mlp, DenseTopK(sandwich.outputs))
 
 
 def test_published_interventions(sandwich: Sandwich, x: Tensor) -> None:
     """Each of a token's pairs, its input latent at 0, against the reference."""
     out, in_ = _active(sandwich, x[0])
     pairs = [(int(i), int(j)) for i in out for j in in_]
-    function = reference.sandwich_at_reconstruction(
-        DenseTopK(sandwich.inputs), sandwich.mlp, DenseTopK(sandwich.outputs)
-    )
+    function = _reference(sandwich)
     s, _ = Dense(sandwich).encode(x[0], output=False)
     found = published_interventions(sandwich, x[0], len(pairs))
     before = function(s)
