@@ -37,6 +37,7 @@ _hook = install_import_hook(
         "jacobian_core.numerics.latent_sums",
         "jacobian_core.numerics.pair_digits",
         "jacobian_core.numerics.pair_sums",
+        "jacobian_core.numerics.radix",
         "jacobian_core.numerics.partial_sums",
         "jacobian_core.numerics.stretches",
         "jacobian_core.pairs.above",

@@ -17,11 +17,11 @@ import numpy as np
 from jaxtyping import Float32, Float64, Int64
 
 from jacobian_core.numerics.pair_sums import PairRows, rounded
+from jacobian_core.numerics.radix import ascending_order
 
 DIGIT_BITS = 32
 """A digit that was carried fits a signed integer of so many bits."""
 _HALF = 1 << (DIGIT_BITS - 1)
-_SORTED_BITS = 16
 _SIGNIFICAND_BITS = 24
 """Of a float32."""
 
@@ -92,7 +92,7 @@ def highest_place(tokens: int, largest: float, square: bool) -> int:
 def added_up(parts: Sequence[PairDigits]) -> PairDigits:
     """One row for each cell of these rows, its digits carried: sums of several entries, then others, by cell."""
     cell = _joined(parts, "cell")
-    order = _order(cell)
+    order = ascending_order(cell)
     cell = cell[order]
     starts = _starts(cell)
     lengths = np.diff(np.append(starts, len(cell)))
@@ -170,14 +170,6 @@ class _Rows:
                 digit[~is_sum] = entries[place]
             found[place] = _totals(digit, starts)
         return found
-
-
-def _order(cell: Cells) -> Int64[np.ndarray, "rows"]:
-    """What sorts the cells, by one stable pass (a radix sort, in numpy) for each 16 bits of the largest."""
-    order = np.argsort((cell & 0xFFFF).astype(np.uint16), kind="stable")
-    for shift in range(_SORTED_BITS, int(cell.max(initial=0)).bit_length(), _SORTED_BITS):
-        order = order[np.argsort((cell[order] >> shift & 0xFFFF).astype(np.uint16), kind="stable")]
-    return order
 
 
 def carried(digits: Digits) -> Digits:
