@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Float64, Int64
 
+from jacobian_core.numerics.masses import changes
 from jacobian_core.numerics.pair_sums import PairRows, rounded
 from jacobian_core.numerics.radix import ascending_order
 
@@ -94,7 +95,7 @@ def added_up(parts: Sequence[PairDigits]) -> PairDigits:
     cell = _joined(parts, "cell")
     order = ascending_order(cell)
     cell = cell[order]
-    starts = _starts(cell)
+    starts = np.flatnonzero(changes(cell))
     lengths = np.diff(np.append(starts, len(cell)))
     n_coactive, n_stored, value = (_joined(parts, name)[order] for name in ("n_coactive", "n_stored", "value"))
     bring = _Rows(parts, order, np.repeat(np.arange(len(starts)), lengths), n_stored, value)
@@ -116,11 +117,6 @@ def _joined(parts: Sequence[PairDigits], name: str) -> Any:
     """A column of all parts: the rows that are sums of several entries first."""
     columns = [(getattr(part, name), part.several) for part in parts]
     return np.concatenate([*(column[:n] for column, n in columns), *(column[n:] for column, n in columns)])
-
-
-def _starts(ascending: Int64[np.ndarray, "rows"]) -> Int64[np.ndarray, "runs"]:
-    """Where runs of equal values begin."""
-    return np.flatnonzero(np.append(True, ascending[1:] != ascending[:-1])[: len(ascending)])
 
 
 def _totals(column: Any, starts: Int64[np.ndarray, "runs"]) -> Any:
@@ -147,7 +143,7 @@ class _Rows:
         has_digits = self.order < sum(part.several for part in self.parts)
         rows = np.flatnonzero(has_digits | ((self.n_stored == 1) & (lengths > 1)[self.number]))
         number, is_sum = self.number[rows], has_digits[rows]
-        starts = _starts(number)
+        starts = np.flatnonzero(changes(number))
         exact = self.value[rows[~is_sum]].astype(np.float64)
         total = digits_of(exact)
         entries = [total, {place: np.abs(digit) for place, digit in total.items()}, digits_of(np.square(exact))]
